@@ -13,6 +13,23 @@ from app.cards import GradientFact
 
 
 @dataclass(frozen=True)
+class WorkerLimits:
+    """What one worker may use.
+
+    Attributes:
+        threads: intra-op threads of a session.
+        memory_bytes: address space (RLIMIT_AS); 0 for no limit.
+        models: how many loaded models a worker keeps.
+        probe: load and measure one model, optimisation off first, then exit; for files not trusted yet.
+    """
+
+    threads: int = 1
+    memory_bytes: int = 0
+    models: int = 32
+    probe: bool = False
+
+
+@dataclass(frozen=True)
 class ModelRef:
     """Which file a task is about. `path` is the model's folder or `.onnx` file; `sha256` is that of the .onnx bytes."""
 

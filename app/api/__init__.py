@@ -1,0 +1,1 @@
+"""HTTP and nothing else: routes, wire types, and the one table that maps domain errors to statuses."""

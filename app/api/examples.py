@@ -1,0 +1,127 @@
+"""The examples that Swagger UI, the model cards and the documents show; each runs as it stands on a demo model."""
+
+from __future__ import annotations
+
+import base64
+from importlib.resources import files
+from typing import Any
+
+from app import errors
+from app.cards import Kind, ModelCard
+from app.methods import METHODS, Method
+from app.options import Options
+
+PICTURE_MODEL = "digits"
+TABLE_MODEL = "breast-cancer"
+TABLE_REQUEST: dict[str, Any] = {"metrics": ["accuracy"], "n_repeats": 5, "seed": 0}
+
+# What any route that hands work to a worker can answer.
+TASK_ERRORS: tuple[type[errors.ExplainError], ...] = (
+    errors.MalformedInput,
+    errors.ModelNotFound,
+    errors.NotAcceptable,
+    errors.InputTooLarge,
+    errors.UnsupportedMediaType,
+    errors.BadParameter,
+    errors.BadPicture,
+    errors.BadTable,
+    errors.TooExpensive,
+    errors.InputCrashedRuntime,
+    errors.ModelUnavailable,
+    errors.Busy,
+    errors.WorkerLost,
+    errors.DeadlineExceeded,
+)
+
+
+def picture_base64() -> str:
+    """A small PNG of a handwritten digit."""
+    return base64.b64encode((files("app") / "static" / "examples" / "digit.png").read_bytes()).decode()
+
+
+def explanation_body(method: Method) -> dict[str, Any]:
+    """OpenAPI: what an explanation takes, with the demo model as the example of `name`."""
+    if method.kind == "image":
+        return _operation(PICTURE_MODEL, _picture_content(method.options), required=True)
+    return _operation(TABLE_MODEL, _table_content(method.options), required=False)
+
+
+def prediction_body() -> dict[str, Any]:
+    """OpenAPI: what a prediction takes, a picture or a table."""
+    picture, table = _picture_content(Options), _table_content(Options)
+    merged = {**table, **picture}
+    merged["application/json"] = {
+        "schema": {"anyOf": [picture["application/json"]["schema"], table["application/json"]["schema"]]},
+        "example": picture["application/json"]["example"],
+    }
+    return _operation(PICTURE_MODEL, merged, required=False)
+
+
+def _operation(model: str, content: dict[str, Any], *, required: bool) -> dict[str, Any]:
+    # `x-example-model` is taken out again when the document is made: it becomes the example of the path's `name`.
+    return {"requestBody": {"required": required, "content": content}, "x-example-model": model}
+
+
+def _picture_content(options: type[Options]) -> dict[str, Any]:
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    schema = _json_schema(options)
+    image = {"type": "string", "format": "byte", "description": "Base64 of a PNG, JPEG or WebP file."}
+    form = {**schema, "properties": {"image": {"type": "string", "format": "binary"}, **schema["properties"]}}
+    return {
+        "application/json": {
+            "schema": {**schema, "properties": {"image": image, **schema["properties"]}, "required": ["image"]},
+            "example": {"image": picture_base64()},
+        },
+        "multipart/form-data": {"schema": {**form, "required": ["image"]}},
+        "image/png": binary,
+        "image/jpeg": binary,
+        "image/webp": binary,
+    }
+
+
+def _table_content(options: type[Options]) -> dict[str, Any]:
+    schema = _json_schema(options)
+    rows = {
+        "description": "Lists in the order of `columns`, or objects by column; null is a missing value.",
+        "type": "array",
+        "items": {"anyOf": [{"type": "array", "items": {}}, {"type": "object"}]},
+    }
+    strings = {"type": "array", "items": {"type": "string"}}
+    table = {
+        "rows": rows,
+        "columns": strings,
+        "labels": {"type": "array", "items": {}, "description": "The true class or value of every row."},
+        "sample_weight": {"type": "array", "items": {"type": "number"}},
+    }
+    return {
+        "application/json": {
+            "schema": {**schema, "properties": {**table, **schema["properties"]}},
+            "example": TABLE_REQUEST if schema["properties"] else {},
+        },
+        "text/csv": {"schema": {"type": "string"}},
+        "multipart/form-data": {
+            "schema": {**schema, "properties": {"table": {"type": "string", "format": "binary"}, **schema["properties"]}}
+        },
+    }
+
+
+def _json_schema(options: type[Options]) -> dict[str, Any]:
+    schema = options.model_json_schema()
+    return {"type": "object", "properties": schema.get("properties", {}), "additionalProperties": False}
+
+
+def curl(name: str, card: ModelCard, base_url: str) -> str:
+    """A curl line that works as it stands, run in the folder that holds `models/`."""
+    method = card.explainers[0] if card.explainers else _first_method(card.kind)
+    url = f"{base_url}/v1/models/{name}/explanations/{method}"
+    if card.kind == "image":
+        sample = next((file for file in card.samples if file.endswith((".png", ".jpg", ".webp"))), "")
+        picture = f"models/{name}/samples/{sample}" if sample else "picture.png"
+        return f"curl -s -F image=@{picture} -H 'Accept: image/png' -o heatmap.png '{url}'"
+    if card.tabular and card.tabular.evaluation_data:
+        return f"curl -s -X POST '{url}'"
+    return f"curl -s -H 'Content-Type: text/csv' --data-binary @table.csv '{url}?label=LABEL'"
+
+
+def _first_method(kind: Kind) -> str:
+    return next(method.name for method in METHODS.values() if method.kind == kind)

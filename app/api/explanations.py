@@ -1,0 +1,143 @@
+"""One route a method: `POST /v1/models/{name}/explanations/{method}`, each an operation of its own in OpenAPI."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app import errors
+from app.api import examples
+from app.api.models import ModelName, json_answer, used, with_total
+from app.api.problems import documented
+from app.api.requests import JSON, PNG, preferred, read_body, timeout_s
+from app.api.schemas import PictureAnswer, TableAnswer
+from app.api.state import state
+from app.cards import ModelCard
+from app.engine.task import ExplainTask, Heatmap, ModelRef, PictureExplanation, TableExplanation
+from app.methods import METHODS, Method
+
+router = APIRouter()
+
+
+def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
+    async def explain(request: Request, name: ModelName, options: Any) -> Response:
+        service = state(request)
+        ref, card = service.registry.ready(name)
+        wanted = preferred(request, (JSON, PNG) if method.kind == "image" else (JSON,))
+        _refuse_other_kind(method, card)
+        body, sent, given = await read_body(request, method.kind, method.options, options)
+        if method.kind == "tabular":
+            pictures: tuple[str, ...] = ()
+        else:
+            pictures = ("heatmap", "overlay") if wanted == JSON else (given.get("output", "overlay"),)
+        started = time.perf_counter()
+        answer = await service.pool.run(
+            ExplainTask(ref, method.name, sent, body, given, pictures, service.settings.limits()),
+            timeout_s(request, service.settings),
+        )
+        if isinstance(answer, TableExplanation):
+            return _table_answer(ref, method, answer, started)
+        if wanted == PNG:
+            return _picture(ref, method, answer)
+        return _picture_answer(ref, method, answer, started)
+
+    # FastAPI reads the annotations: the query parameters are the method's own options model.
+    explain.__annotations__ |= {"options": Annotated[method.options, Query()], "name": ModelName, "request": Request}
+    explain.__name__ = "explain_" + method.name.replace("-", "_")
+    return explain
+
+
+def _refuse_other_kind(method: Method, card: ModelCard) -> None:
+    if method.kind != card.kind:
+        takes = {"image": "pictures", "tabular": "tables"}
+        raise errors.MethodNotApplicable(
+            f"{method.name} explains {takes[method.kind]}, but model '{card.name}' takes {takes[card.kind]}. "
+            f"Use one of: {', '.join(card.explainers)}."
+        )
+
+
+def _picture_answer(ref: ModelRef, method: Method, answer: PictureExplanation, started: float) -> Response:
+    return json_answer(
+        {
+            "model": used(ref),
+            "method": method.name,
+            "predictions": [asdict(prediction) for prediction in answer.predictions],
+            "explanations": [_target(heatmap) for heatmap in answer.explanations],
+            "gradient": asdict(answer.gradient),
+            "warnings": answer.warnings,
+            "timings_ms": with_total(answer.timings_ms, started),
+        }
+    )
+
+
+def _target(heatmap: Heatmap) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "target": asdict(heatmap.target),
+        "layer": None if heatmap.layer_name is None else {"name": heatmap.layer_name, "shape": heatmap.layer_shape},
+        "heatmap": base64.b64encode(heatmap.heatmap or b"").decode(),
+        "overlay": base64.b64encode(heatmap.overlay or b"").decode(),
+        "maximum": heatmap.maximum,
+    }
+    if heatmap.values is not None:
+        fields["values"] = heatmap.values
+    return fields
+
+
+def _picture(ref: ModelRef, method: Method, answer: PictureExplanation) -> Response:
+    """The first explanation as a PNG; what JSON would say stands in headers, percent-encoded."""
+    first = answer.explanations[0]
+    headers = {
+        "X-Onnxplain-Model": ref.name,
+        "X-Onnxplain-Sha256": ref.sha256,
+        "X-Onnxplain-Method": method.name,
+        "X-Onnxplain-Target": str(first.target.index),
+        "X-Onnxplain-Label": quote(first.target.label, safe=" "),
+        "X-Onnxplain-Score": f"{first.target.score:.6g}",
+        "X-Onnxplain-Gradient": answer.gradient.source,
+    }
+    if first.target.probability is not None:
+        headers["X-Onnxplain-Probability"] = f"{first.target.probability:.6g}"
+    if first.layer_name is not None:
+        headers["X-Onnxplain-Layer"] = quote(first.layer_name, safe="/:.")
+    return Response(first.overlay or first.heatmap, media_type=PNG, headers=headers)
+
+
+def _table_answer(ref: ModelRef, method: Method, answer: TableExplanation, started: float) -> Response:
+    return json_answer(
+        {"model": used(ref), "method": method.name}
+        | dict(answer.document)
+        | {"timings_ms": with_total(answer.timings_ms, started)}
+    )
+
+
+_TAGS = {"image": "Explain a picture", "tabular": "Explain a table"}
+
+for _method in METHODS.values():
+    _responses = documented(*examples.TASK_ERRORS, errors.MethodNotApplicable, errors.NotAcceptable)
+    if _method.kind == "image":
+        _responses = documented(
+            *examples.TASK_ERRORS,
+            errors.MethodNotApplicable,
+            errors.NotAcceptable,
+            errors.LayerNotFound,
+            errors.UnsupportedOperator,
+        )
+        _responses[200] = {"content": {PNG: {"schema": {"type": "string", "format": "binary"}}}}
+    router.add_api_route(
+        f"/v1/models/{{name}}/explanations/{_method.name}",
+        _handler(_method),
+        methods=["POST"],
+        tags=[_TAGS[_method.kind]],
+        summary=_method.title,
+        description=f"{_method.summary}\n\n`{_method.formula}` ({_method.paper})",
+        operation_id="explain_" + _method.name.replace("-", "_"),
+        response_model=PictureAnswer if _method.kind == "image" else TableAnswer,
+        responses=_responses,
+        openapi_extra=examples.explanation_body(_method),
+    )

@@ -1,0 +1,50 @@
+"""Is the service alive, can it take work, and what are its limits."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from app.api.schemas import Health, Limits
+from app.api.state import state
+
+router = APIRouter(tags=["Operations"])
+
+
+@router.get("/health/live", summary="Is the process alive?", operation_id="health_live")
+async def live() -> Health:
+    """200 as long as the web process answers."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/health/ready",
+    summary="Can it take work?",
+    operation_id="health_ready",
+    response_model=Health,
+    responses={503: {"model": Health, "description": "Not now; the reason is told."}},
+)
+async def ready(request: Request) -> Response:
+    """200 when models are loaded and a worker runs, else 503 with the reason."""
+    reason = state(request).not_ready()
+    if reason:
+        return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"Retry-After": "1"})
+    return JSONResponse({"status": "ok", "reason": ""})
+
+
+@router.get("/v1/limits", summary="Every limit in force", operation_id="limits")
+async def limits(request: Request) -> Limits:
+    """What a request may cost, and how much is taken at once."""
+    settings = state(request).settings
+    return Limits(
+        workers=settings.workers,
+        threads_per_worker=settings.threads,
+        worker_memory_mib=settings.worker_memory,
+        queue=settings.queue,
+        timeout_s=settings.timeout,
+        max_timeout_s=settings.max_timeout,
+        max_body_mib=settings.max_body,
+        max_pixels=settings.max_pixels,
+        max_cells=settings.max_cells,
+        max_cost_s=settings.max_cost,
+    )

@@ -1,0 +1,215 @@
+"""The wire types of the answers. Names are fixed: callers rely on them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Wire(BaseModel):
+    """Base of the wire types."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class Problem(Wire):
+    """An error, as RFC 9457 problem details."""
+
+    type: str = Field(description="URI of the problem type.")
+    title: str
+    status: int
+    detail: str = Field(description="What was expected, what came, and what to do.")
+    code: str = Field(description="Stable name of the error.")
+    request_id: str = Field(description="Names this request in the logs.")
+
+
+class ModelSummary(Wire):
+    """A registered model in the list."""
+
+    name: str
+    ready: bool
+    kind: Literal["image", "tabular"] | None
+    task: Literal["classification", "regression"] | None
+    version: str
+    sha256: str
+
+
+class ModelList(Wire):
+    """The registered models."""
+
+    models: list[ModelSummary]
+
+
+class Tensor(Wire):
+    """An input or output of the graph."""
+
+    name: str
+    dtype: str
+    shape: list[int | str | None]
+
+
+class Layer(Wire):
+    """A tensor that a class activation map can explain."""
+
+    name: str
+    shape: list[int]
+    operator: str
+    default: bool
+    reason: str
+
+
+class Gradient(Wire):
+    """Where the gradient came from."""
+
+    source: Literal["exact", "finite-difference", "none"]
+    missing_rules: list[str]
+    straight_through: bool = Field(description="Quantisation steps were passed with slope one.")
+
+
+class FeatureColumn(Wire):
+    """A raw column of a table."""
+
+    name: str
+    dtype: str
+
+
+class Preprocessing(Wire):
+    """How a picture becomes the model's input."""
+
+    size: list[int] = Field(description="Height and width.")
+    mode: Literal["RGB", "BGR", "L"]
+    layout: Literal["NCHW", "NHWC"]
+    scale: float
+    mean: list[float]
+    std: list[float]
+    fit: Literal["crop", "stretch", "letterbox"]
+    resize_to: int | None
+
+
+class ModelDetail(ModelSummary):
+    """Everything known of one model."""
+
+    description: str = ""
+    refusal: str = Field(default="", description="Why the model cannot be served; empty when it is ready.")
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    score_output: str = Field(default="", description="The tensor that is explained: scores before softmax or sigmoid.")
+    classes: list[str] = []
+    features: list[FeatureColumn] = []
+    preprocessing: Preprocessing | None = None
+    layers: list[Layer] = []
+    gradient: Gradient | None = None
+    explainers: list[str] = []
+    samples: list[str] = Field(default=[], description="Inputs to try, at /v1/models/{name}/samples/{file}.")
+    warnings: list[str] = []
+    forward_ms: float = Field(default=0.0, description="Measured cost of one picture, or of one row in a large batch.")
+    sample_request: str = Field(default="", description="A curl line that works as it stands.")
+
+
+class ModelUsed(Wire):
+    """The exact model behind an answer."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class ClassScore(Wire):
+    """A class and its score before softmax; `probability` after it (null for a regression)."""
+
+    index: int
+    label: str
+    score: float
+    probability: float | None
+
+
+class LayerUsed(Wire):
+    """The explained layer."""
+
+    name: str
+    shape: list[int] = Field(description="Channels, height, width.")
+
+
+class PictureTarget(Wire):
+    """One explained class."""
+
+    target: ClassScore
+    layer: LayerUsed | None = Field(description="null for input attributions.")
+    heatmap: str = Field(description="Base64 of an 8-bit grey PNG, as large as the upright picture.")
+    overlay: str = Field(description="Base64 of a PNG: the heatmap over the picture.")
+    maximum: float = Field(description="Greatest value of the raw map; 0 where there is no evidence at all.")
+    values: list[list[float]] | None = Field(default=None, description="The raw map, not normalised.")
+
+
+class PictureAnswer(Wire):
+    """Where in a picture the evidence lies."""
+
+    model: ModelUsed
+    method: str
+    predictions: list[ClassScore]
+    explanations: list[PictureTarget]
+    gradient: Gradient
+    warnings: list[str]
+    timings_ms: dict[str, float]
+
+
+class Importance(Wire):
+    """How much worse the model gets without one feature or group."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    feature: str
+    mean: float
+    std: float
+    standard_error: float | None
+    ci95: list[float] | None
+    values: list[float]
+
+
+class TableAnswer(Wire):
+    """How much each column matters to the model."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    model: ModelUsed
+    method: str
+    baseline: dict[str, float]
+    importances: dict[str, list[Importance]]
+    ranking: dict[str, list[str]]
+    n_rows: int
+    n_repeats: int | str
+    seed: int
+    evaluations: int
+    warnings: list[Any]
+    timings_ms: dict[str, float]
+
+
+class PredictionAnswer(Wire):
+    """What the model says: for pictures a list of classes each, for rows classes or numbers."""
+
+    model: ModelUsed
+    predictions: list[Any]
+    timings_ms: dict[str, float]
+
+
+class Health(Wire):
+    """Whether the service lives, or can take work."""
+
+    status: Literal["ok", "unavailable"]
+    reason: str = ""
+
+
+class Limits(Wire):
+    """Every limit in force."""
+
+    workers: int
+    threads_per_worker: int
+    worker_memory_mib: int
+    queue: int
+    timeout_s: float
+    max_timeout_s: float
+    max_body_mib: int
+    max_pixels: int
+    max_cells: int
+    max_cost_s: float

@@ -1,0 +1,1 @@
+"""Where an explanation runs: worker processes, and what crosses to them and back."""

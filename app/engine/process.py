@@ -1,0 +1,133 @@
+"""One worker process, seen from the web process: start, ask, cancel, kill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from app.engine.frames import Frame, receive_async, send_async
+from app.engine.task import ExplainTask, WorkerLimits
+
+Progress = Callable[[float], None]
+
+
+class WorkerDied(Exception):  # noqa: N818 - a fact between process and pool, not an error that a caller sees
+    """The process is gone. `signal` names what killed it, 0 for an ordinary exit."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"worker died of signal {signal_number}" if signal_number else "worker exited")
+        self.signal = signal_number
+
+
+class WorkerProcess:
+    """A running `app.engine.worker`. It answers one question at a time."""
+
+    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
+        self._process = process
+        self._sock = sock
+        self._numbers = itertools.count(1)
+        self._number = 0
+        self._killed = False
+        self._sending = asyncio.Lock()
+        self.loaded: set[str] = set()
+
+    @classmethod
+    async def start(cls, limits: WorkerLimits, timeout_s: float) -> WorkerProcess:
+        """Start a process and wait until it can take work.
+
+        Raises:
+            WorkerDied: it ended, or did not report within `timeout_s`.
+        """
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        # One thread for every library: the parallelism of this service is its processes.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "app.engine.worker",
+            str(theirs.fileno()),
+            json.dumps(asdict(limits)),
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            env=environment,
+            start_new_session=True,  # a Ctrl-C in the terminal is for the web process, which then drains
+        )
+        theirs.close()
+        worker = cls(process, ours)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await receive_async(ours)
+        except (TimeoutError, EOFError, OSError):
+            worker.kill()
+            raise WorkerDied(await worker.died()) from None
+        return worker
+
+    @property
+    def pid(self) -> int:
+        """The process ID."""
+        return self._process.pid
+
+    @property
+    def dead(self) -> bool:
+        """Whether the process has ended or has been told to."""
+        return self._killed or self._process.returncode is not None
+
+    async def died(self) -> int:
+        """Wait until the process is gone; the signal that ended it, or 0."""
+        code = await self._process.wait()
+        return -code if code < 0 else 0
+
+    async def ask(self, kind: str, value: Any, on_progress: Progress | None = None) -> Any:
+        """Send one question and wait for its answer.
+
+        Raises:
+            WorkerDied: the process ended before it answered.
+            ExplainError: what the worker raised.
+        """
+        self._number = next(self._numbers)
+        body = b""
+        if isinstance(value, ExplainTask):
+            value, body = replace(value, body=b""), value.body
+        try:
+            async with self._sending:
+                await send_async(self._sock, Frame(kind, self._number, value, body))
+            while True:
+                frame = await receive_async(self._sock)
+                if frame.number != self._number:
+                    continue
+                if frame.kind == "progress":
+                    if on_progress is not None:
+                        on_progress(frame.value)
+                elif frame.kind == "error":
+                    raise frame.value
+                else:
+                    return frame.value
+        except (EOFError, ConnectionError, BrokenPipeError):
+            self.kill()
+            raise WorkerDied(await self.died()) from None
+
+    async def cancel(self) -> None:
+        """Tell the worker to stop what it does; it then answers with `Cancelled`."""
+        with contextlib.suppress(OSError):
+            async with self._sending:
+                await send_async(self._sock, Frame("cancel", self._number))
+
+    def kill(self) -> None:
+        """End the process now, if it still runs."""
+        self._killed = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Give the socket back once the process is gone."""
+        self._sock.close()

@@ -1,0 +1,141 @@
+"""Inside a worker process: task -> model -> explainer -> answer, one task at a time.
+
+A second thread listens to the socket, so that a cancel is heard while ONNX Runtime works.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import resource
+import socket
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.engine.explain_picture import explain_picture, explainer_model, predict_picture
+from app.engine.explain_table import explain_table, predict_table
+from app.engine.frames import Frame, receive, send
+from app.engine.task import ExplainTask, ModelRef, WorkerLimits
+from app.errors import ExplainError, InputTooLarge, MethodNotApplicable
+from app.methods import METHODS
+from app.model import Cancellation, ImageModel, TabularModel, load
+
+log = logging.getLogger("onnxplain.worker")
+
+_PROGRESS_EVERY_S = 0.1
+
+
+class Worker:
+    """Answers the frames of one socket until it closes."""
+
+    def __init__(self, sock: socket.socket, limits: WorkerLimits) -> None:
+        self._sock = sock
+        self._limits = limits
+        self._models: OrderedDict[str, ImageModel | TabularModel] = OrderedDict()
+        self._inbox: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._cancellation = Cancellation()
+        self._current = 0
+
+    def serve(self) -> None:
+        """Say that work can come, then answer until the process ends."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        send(self._sock, Frame("ready"))
+        while True:
+            send(self._sock, self._answer(self._inbox.get()))
+
+    def _listen(self) -> None:
+        """Pass questions on and hear cancels; without a web process there is nothing left to do."""
+        try:
+            while True:
+                frame = receive(self._sock)
+                if frame.kind != "cancel":
+                    self._current = frame.number
+                    self._cancellation.reset()
+                    self._inbox.put(frame)
+                elif frame.number == self._current:
+                    self._cancellation.cancel()
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def _answer(self, frame: Frame) -> Frame:
+        task: ExplainTask = frame.value
+        try:
+            return Frame("done", frame.number, self._do(task, frame.body, self._reporter(frame.number)))
+        except ExplainError as error:
+            return Frame("error", frame.number, error)
+        except MemoryError:
+            return Frame("error", frame.number, InputTooLarge("The work needs more memory than a worker may use. Send less."))
+        except Exception:
+            # What nobody foresaw is logged here in full and answered without its text, which may hold addresses or paths.
+            log.exception("method %s on model %s failed", task.method, task.model.name)
+            return Frame("error", frame.number, ExplainError("Something failed inside the service. It has been logged."))
+
+    def _reporter(self, number: int) -> Callable[[float], None]:
+        last = time.monotonic()
+
+        def report(fraction: float) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _PROGRESS_EVERY_S:
+                last = time.monotonic()
+                send(self._sock, Frame("progress", number, fraction))
+
+        return report
+
+    def _do(self, task: ExplainTask, body: bytes, report: Callable[[float], None]) -> Any:
+        task = replace(task, body=body)
+        model = self._model(task.model)
+        if task.method == "warm":
+            return None
+        if task.method == "inspect":
+            return model.card
+        if task.method == "predictions":
+            return predict_picture(task, model) if isinstance(model, ImageModel) else predict_table(task, model)
+        method = METHODS.get(task.method)
+        kind = "image" if method is None else method.kind
+        if kind != model.card.kind:
+            raise MethodNotApplicable(
+                f"{task.method} explains {'pictures' if kind == 'image' else 'tables'}, but model '{model.card.name}' takes "
+                f"{'pictures' if model.card.kind == 'image' else 'tables'}. Use one of: {', '.join(model.card.explainers)}."
+            )
+        if isinstance(model, TabularModel):
+            return explain_table(task, model, report)
+        return explainer_model(task, model) if method is None else explain_picture(task, model, report)
+
+    def _model(self, ref: ModelRef) -> ImageModel | TabularModel:
+        """The loaded model, from memory where it is; the one not used for longest makes room."""
+        model = self._models.pop(ref.sha256, None)
+        if model is None:
+            while len(self._models) >= self._limits.models:
+                self._models.popitem(last=False)
+            model = load(
+                Path(ref.path),
+                name=ref.name,
+                version=ref.version,
+                sha256=ref.sha256,
+                cancellation=self._cancellation,
+                threads=self._limits.threads,
+            )
+        self._models[ref.sha256] = model
+        return model
+
+
+def main() -> None:
+    """Run a worker: the socket's file descriptor and the limits come as arguments."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    limits = WorkerLimits(**json.loads(sys.argv[2]))
+    if limits.memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    Worker(socket.socket(fileno=int(sys.argv[1])), limits).serve()
+
+
+if __name__ == "__main__":
+    main()
