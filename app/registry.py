@@ -36,6 +36,8 @@ class Registry:
         self._folder = folder
         self._pool = pool
         self._models: dict[str, Registered] = {}
+        # As many inspections at once as there are workers, so that a folder of hundreds never fills the queue.
+        self._inspections = asyncio.Semaphore(pool.limits.workers)
 
     async def load(self) -> None:
         """Read every model of the folder; one that is refused is listed with its reason and stops nobody else."""
@@ -46,7 +48,8 @@ class Registry:
 
     async def _inspect(self, ref: ModelRef) -> Registered:
         try:
-            card = await self._pool.run(ExplainTask(ref, "inspect"), _INSPECT_TIMEOUT_S)
+            async with self._inspections:
+                card = await self._pool.run(ExplainTask(ref, "inspect"), _INSPECT_TIMEOUT_S)
         except ExplainError as error:
             log.warning("model %s is refused: %s", ref.name, error)
             return Registered(ref, None, str(error))

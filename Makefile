@@ -1,0 +1,45 @@
+# Everything a user or developer runs. Needs Python 3.11 or later, make, and the package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEVELOPMENT := $(VENV)/.development
+
+.PHONY: help serve install test check fix bench parity soak models constraints clean
+help:  ## what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+serve: $(RUNTIME)  ## install what is needed and start the service on 127.0.0.1:8000 with the demo models
+	$(BIN)/onnxplain serve
+
+install: $(RUNTIME)  ## the set-up alone
+
+test: $(DEVELOPMENT) check  ## the same set-up, then every check and the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(DEVELOPMENT)  ## lint, format, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+fix: $(DEVELOPMENT)  ## let ruff mend and format what it can, and bring the generated documents up to date
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/cog -r openapi.md
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(DEVELOPMENT): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@ $(RUNTIME)
+
+constraints: $(DEVELOPMENT)  ## write constraints.txt anew from what is installed now
+	$(BIN)/python -m pip freeze --exclude-editable | grep -vi '^pip\|^setuptools' > constraints.txt
+
+clean:  ## forget the environments and caches
+	rm -rf $(VENV) .venv-bench build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
