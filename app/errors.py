@@ -1,32 +1,33 @@
 """The domain errors: what can go wrong, in words that tell the caller what to do. Knows no HTTP.
 
-    ExplainError
-    ├── ModelError
-    │   ├── ModelNotFound          no model of that name is registered
-    │   ├── LayerNotFound          the model has no such layer to explain
-    │   ├── MethodNotApplicable    the model cannot be explained by this method
-    │   ├── ModelRefused           a model file that the service will not load
-    │   ├── ModelConflict          the registry does not allow this change now
-    │   ├── ModelUnavailable       the model is registered but not ready, or in quarantine
-    │   └── UnsupportedOperator    an operator of the graph has no gradient rule
-    ├── InputError
-    │   ├── MalformedInput         the bytes are not what their media type says
-    │   ├── UnsupportedMediaType   a media type that is not read here
-    │   ├── NotAcceptable          no answer of the wanted media type exists
-    │   ├── InputTooLarge          more bytes, pixels or cells than the limit
-    │   ├── BadParameter           a parameter is unknown or out of range
-    │   ├── BadPicture             a picture that cannot be explained rightly
-    │   ├── BadTable               a table that the model cannot take
-    │   └── TooExpensive           the work costs more than one request may
-    ├── AccessError
-    │   ├── KeyMissing             no API key was sent
-    │   └── KeyRefused             the API key does not allow this
-    └── EngineError
-        ├── Busy                   no worker is free and the queue is full
-        ├── DeadlineExceeded       the answer was not ready in time
-        ├── Cancelled              the caller left, or the service is stopping
-        ├── InputCrashedRuntime    this input made the native runtime crash
-        └── WorkerLost             a worker process died for a reason of its own
+ExplainError
+├── ModelError
+│   ├── ModelNotFound          no model of that name is registered
+│   ├── LayerNotFound          the model has no such layer to explain
+│   ├── MethodNotApplicable    the model cannot be explained by this method
+│   ├── ModelRefused           a model file that the service will not load
+│   ├── ModelConflict          the registry does not allow this change now
+│   ├── ModelUnavailable       the model is registered but not ready, or in quarantine
+│   └── UnsupportedOperator    an operator of the graph has no gradient rule
+├── InputError
+│   ├── MalformedInput         the bytes are not what their media type says
+│   ├── UnsupportedMediaType   a media type that is not read here
+│   ├── NotAcceptable          no answer of the wanted media type exists
+│   ├── InputTooLarge          more bytes, pixels or cells than the limit
+│   ├── BadParameter           a parameter is unknown or out of range
+│   ├── BadPicture             a picture that cannot be explained rightly
+│   ├── BadTable               a table that the model cannot take
+│   ├── InputRefusedByModel    the model's runtime failed on these values
+│   └── TooExpensive           the work costs more than one request may
+├── AccessError
+│   ├── KeyMissing             no API key was sent
+│   └── KeyRefused             the API key does not allow this
+└── EngineError
+├── Busy                   no worker is free and the queue is full
+├── DeadlineExceeded       the answer was not ready in time
+├── Cancelled              the caller left, or the service is stopping
+├── InputCrashedRuntime    this input made the native runtime crash
+└── WorkerLost             a worker process died for a reason of its own
 """
 
 from __future__ import annotations
@@ -153,6 +154,13 @@ class BadTable(InputError):
 
     code = "bad_table"
     title = "The table cannot be used"
+
+
+class InputRefusedByModel(InputError):
+    """The model's runtime failed on these values."""
+
+    code = "input_refused_by_model"
+    title = "The model cannot run on this input"
 
 
 class TooExpensive(InputError):

@@ -24,15 +24,18 @@ class PictureOptions(Options):
 
     target: Annotated[
         tuple[str, ...] | None,
-        Field(description="Class index or label to explain; repeat it for several. Default: the top class.", max_length=100),
+        Field(
+            description="Class index or label to explain; repeat it for several. Default: the top class.",
+            max_length=100,
+        ),
     ] = None
     top_k: Annotated[int | None, Field(ge=1, le=100, description="Explain the k best classes in one run.")] = None
     colormap: Annotated[Colormap, Field(description="Colours of the overlay.")] = "turbo"
     alpha: Annotated[float, Field(ge=0, le=1, description="Opacity of the heatmap over the picture.")] = 0.5
     values: Annotated[bool, Field(description="Return the raw map as numbers too.")] = False
-    output: Annotated[
-        Literal["overlay", "heatmap"], Field(description="Which picture `Accept: image/png` gets.")
-    ] = "overlay"
+    output: Annotated[Literal["overlay", "heatmap"], Field(description="Which picture `Accept: image/png` gets.")] = (
+        "overlay"
+    )
 
 
 class LayerOptions(PictureOptions):
@@ -40,8 +43,9 @@ class LayerOptions(PictureOptions):
 
     layer: Annotated[str | None, Field(description="Layer to explain; default: the model's default layer.")] = None
     aug_smooth: Annotated[
-        bool, Field(description="Average over six runs: the picture and its mirror image, each at 0.9, 1.0 and 1.1 times.")
+        bool,
+        Field(description="Average over six runs: the picture and its mirror image, each at 0.9, 1.0 and 1.1 times."),
     ] = False
-    eigen_smooth: Annotated[bool, Field(description="Keep only the first principal component of the weighted activations.")] = (
-        False
-    )
+    eigen_smooth: Annotated[
+        bool, Field(description="Keep only the first principal component of the weighted activations.")
+    ] = False

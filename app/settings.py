@@ -24,19 +24,19 @@ class Settings(BaseSettings):
         1, os.cpu_count() or 1
     )
     threads: Annotated[int, Field(ge=1, le=256, description="Threads of ONNX Runtime within one worker.")] = 1
-    worker_memory: Annotated[
-        int, Field(ge=0, description="Address space of one worker, in MiB; 0 for no limit.")
-    ] = 0
+    worker_memory: Annotated[int, Field(ge=0, description="Address space of one worker, in MiB; 0 for no limit.")] = 0
     queue: Annotated[int, Field(ge=0, le=100_000, description="Requests that may wait for a worker.")] = 16
     timeout: Annotated[float, Field(gt=0, le=86_400, description="Seconds one request may take.")] = 60.0
     max_timeout: Annotated[
         float, Field(gt=0, le=86_400, description="Most seconds that X-Request-Timeout may ask for.")
     ] = 600.0
     grace: Annotated[
-        float, Field(gt=0, le=60, description="Seconds a cancelled explanation may take to stop before its worker is killed.")
+        float,
+        Field(gt=0, le=60, description="Seconds a cancelled explanation may take to stop before its worker is killed."),
     ] = 1.0
     drain: Annotated[
-        float, Field(ge=0, le=3600, description="Seconds that running requests may take to finish when the service stops.")
+        float,
+        Field(ge=0, le=3600, description="Seconds that running requests may take to finish when the service stops."),
     ] = 20.0
     max_body: Annotated[int, Field(ge=1, description="Most MiB of a request body.")] = 128
     max_pixels: Annotated[int, Field(ge=1, description="Most pixels of a picture.")] = 25_000_000

@@ -100,7 +100,10 @@ def _table_content(options: type[Options]) -> dict[str, Any]:
         },
         "text/csv": {"schema": {"type": "string"}},
         "multipart/form-data": {
-            "schema": {**schema, "properties": {"table": {"type": "string", "format": "binary"}, **schema["properties"]}}
+            "schema": {
+                **schema,
+                "properties": {"table": {"type": "string", "format": "binary"}, **schema["properties"]},
+            }
         },
     }
 

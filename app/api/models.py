@@ -23,7 +23,10 @@ from app.options import Options
 from app.registry import Registered
 
 ModelName = Annotated[
-    str, PathParameter(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="A registered model; `GET /v1/models` lists them.")
+    str,
+    PathParameter(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="A registered model; `GET /v1/models` lists them."
+    ),
 ]
 
 router = APIRouter(tags=["Models"])

@@ -19,7 +19,9 @@ from app.api.schemas import Problem
 log = logging.getLogger("onnxplain.api")
 
 MEDIA_TYPE = "application/problem+json"
-_MAX_DETAIL = 1500  # characters; at four bytes each, and as JSON escapes, still far below 4 KiB in all but contrived texts
+_MAX_DETAIL = (
+    1500  # characters; at four bytes each, and as JSON escapes, still far below 4 KiB in all but contrived texts
+)
 _MAX_BODY = 4096
 
 STATUS: dict[type[errors.ExplainError], int] = {
@@ -53,7 +55,9 @@ STATUS: dict[type[errors.ExplainError], int] = {
 }
 
 
-def problem(request: Request, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+def problem(
+    request: Request, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None
+) -> Response:
     """A problem+json response. `detail` is cut so that the body stays within 4 KiB."""
     fields = {
         "type": f"urn:onnxplain:problem:{code}",
@@ -83,7 +87,10 @@ def documented(*kinds: type[errors.ExplainError]) -> dict[int | str, dict[str, A
     for kind in (*kinds, errors.ExplainError):
         entry = responses.setdefault(
             STATUS[kind],
-            {"description": HTTPStatus(STATUS[kind]).phrase, "content": {MEDIA_TYPE: {"schema": _SCHEMA, "examples": {}}}},
+            {
+                "description": HTTPStatus(STATUS[kind]).phrase,
+                "content": {MEDIA_TYPE: {"schema": _SCHEMA, "examples": {}}},
+            },
         )
         entry["content"][MEDIA_TYPE]["examples"][kind.code] = {
             "summary": kind.title,
@@ -148,7 +155,9 @@ def sentence(details: Sequence[Any]) -> str:
     """The first three findings of pydantic as sentences, without the input itself, which may be large or hostile."""
     parts = []
     for detail in details[:3]:
-        place = ".".join(str(step) for step in detail["loc"] if step not in ("query", "body", "path"))[:100] or "the body"
+        place = (
+            ".".join(str(step) for step in detail["loc"] if step not in ("query", "body", "path"))[:100] or "the body"
+        )
         match detail["type"]:
             case "extra_forbidden":
                 parts.append(f"{place} is not a parameter of this method.")

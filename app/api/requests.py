@@ -87,7 +87,9 @@ def timeout_s(request: Request, settings: Settings) -> float:
     return min(seconds, settings.max_timeout)
 
 
-async def read_body(request: Request, kind: Kind, model: type[Options], query: Options) -> tuple[bytes, str, dict[str, Any]]:
+async def read_body(
+    request: Request, kind: Kind, model: type[Options], query: Options
+) -> tuple[bytes, str, dict[str, Any]]:
     """The file or document a caller sent, its media type, and the options of query string and form together.
 
     Raises:

@@ -19,7 +19,15 @@ from typing import Any
 
 from app.engine.process import Progress, WorkerDied, WorkerProcess
 from app.engine.task import ExplainTask, ModelRef, WorkerLimits
-from app.errors import Busy, Cancelled, DeadlineExceeded, ExplainError, InputCrashedRuntime, ModelUnavailable, WorkerLost
+from app.errors import (
+    Busy,
+    Cancelled,
+    DeadlineExceeded,
+    ExplainError,
+    InputCrashedRuntime,
+    ModelUnavailable,
+    WorkerLost,
+)
 
 log = logging.getLogger("onnxplain.pool")
 
@@ -60,6 +68,7 @@ class Pool:
         self._mean_s = 0.05  # running mean of a task's time in a worker, to tell how long the queue is
         self._active = 0
         self._stopping = False
+        self._drained = asyncio.Event()
 
     async def start(self) -> None:
         """Start all workers.
@@ -67,7 +76,9 @@ class Pool:
         Raises:
             WorkerDied: not one of them came up.
         """
-        results = await asyncio.gather(*(self._add_worker() for _ in range(self.limits.workers)), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._add_worker() for _ in range(self.limits.workers)), return_exceptions=True
+        )
         failures = [result for result in results if isinstance(result, BaseException)]
         if len(failures) == len(results):
             raise failures[0]
@@ -75,9 +86,10 @@ class Pool:
     async def stop(self, drain_s: float = 0.0) -> None:
         """Take no more work, let what runs finish for at most `drain_s` seconds, then end all workers."""
         self._stopping = True
-        end = time.monotonic() + drain_s
-        while self._active and time.monotonic() < end:
-            await asyncio.sleep(0.01)
+        if self._active:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await self._drained.wait()
         for worker in list(self._workers):
             worker.kill()
         for task in list(self._background):
@@ -138,8 +150,12 @@ class Pool:
                 return await self._run_once(task, deadline, timeout_s, on_progress)
         finally:
             self._active -= 1
+            if self._stopping and not self._active:
+                self._drained.set()
 
-    async def _run_once(self, task: ExplainTask, deadline: float, timeout_s: float, on_progress: Progress | None) -> Any:
+    async def _run_once(
+        self, task: ExplainTask, deadline: float, timeout_s: float, on_progress: Progress | None
+    ) -> Any:
         self._refuse_quarantined(task.model)
         worker = await self._acquire(task.model.sha256, deadline, timeout_s)
         started = time.monotonic()
@@ -264,7 +280,7 @@ class Pool:
             try:
                 await self._add_worker()
             except WorkerDied as death:
-                log.error("a worker did not start: %s", death)
+                log.warning("a worker did not start: %s", death)
                 await asyncio.sleep(pause_s)
                 pause_s = min(5.0, pause_s * 2)
             else:

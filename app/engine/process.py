@@ -20,7 +20,7 @@ from app.engine.task import ExplainTask, WorkerLimits
 Progress = Callable[[float], None]
 
 
-class WorkerDied(Exception):  # noqa: N818 - a fact between process and pool, not an error that a caller sees
+class WorkerDied(Exception):
     """The process is gone. `signal` names what killed it, 0 for an ordinary exit."""
 
     def __init__(self, signal_number: int) -> None:

@@ -72,11 +72,15 @@ class Worker:
         except ExplainError as error:
             return Frame("error", frame.number, error)
         except MemoryError:
-            return Frame("error", frame.number, InputTooLarge("The work needs more memory than a worker may use. Send less."))
+            return Frame(
+                "error", frame.number, InputTooLarge("The work needs more memory than a worker may use. Send less.")
+            )
         except Exception:
             # What nobody foresaw is logged here in full and answered without its text, which may hold addresses or paths.
             log.exception("method %s on model %s failed", task.method, task.model.name)
-            return Frame("error", frame.number, ExplainError("Something failed inside the service. It has been logged."))
+            return Frame(
+                "error", frame.number, ExplainError("Something failed inside the service. It has been logged.")
+            )
 
     def _reporter(self, number: int) -> Callable[[float], None]:
         last = time.monotonic()
