@@ -84,7 +84,8 @@ def install(app: FastAPI) -> None:
 def documented(*kinds: type[errors.ExplainError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for the errors an operation can give, with an example each."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for kind in (*kinds, errors.ExplainError):
+    everywhere: tuple[type[errors.ExplainError], ...] = (*kinds, errors.ExplainError)
+    for kind in everywhere:
         entry = responses.setdefault(
             STATUS[kind],
             {

@@ -22,7 +22,7 @@ class Frame:
     kind: str
     number: int = 0
     value: Any = None
-    body: bytes | bytearray = b""
+    body: bytes = b""
 
 
 def _head(frame: Frame) -> bytes:
@@ -43,20 +43,20 @@ def receive(sock: socket.socket) -> Frame:
     Raises:
         EOFError: the other side is gone.
     """
+    head, body = _LENGTHS.unpack(_exactly(sock, _LENGTHS.size))
+    kind, number, value = pickle.loads(_exactly(sock, head))  # noqa: S301 - both ends are this program, on a private socket pair
+    return Frame(kind, number, value, _exactly(sock, body))
 
-    def exactly(size: int) -> bytearray:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            count = sock.recv_into(view)
-            if not count:
-                raise EOFError
-            view = view[count:]
-        return data
 
-    head, body = _LENGTHS.unpack(exactly(_LENGTHS.size))
-    kind, number, value = pickle.loads(exactly(head))  # noqa: S301 - both ends are this program, on a private socket pair
-    return Frame(kind, number, value, bytes(exactly(body)) if body else b"")
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    """`size` bytes; the kernel fills them in one call where it can, so that a large body is held once."""
+    data = sock.recv(size, socket.MSG_WAITALL) if size else b""
+    while len(data) < size:
+        more = sock.recv(size - len(data), socket.MSG_WAITALL)
+        if not more:
+            raise EOFError
+        data += more
+    return data
 
 
 async def send_async(sock: socket.socket, frame: Frame) -> None:
