@@ -1,0 +1,211 @@
+"""Permuted predictions of any model: few large runs, no run that would only repeat what is known.
+
+Repeats and features are stacked into runs of many rows. A feature of few distinct values is predicted once for each value;
+a feature that the model never reads costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import numpy as np
+
+from app.explainers.metrics import Predicted
+from app.explainers.permutation import Job, Rows
+from app.explainers.table import Table
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows `start` to `stop` of one repeat of one job, as they lie in a run."""
+
+    job: int
+    repeat: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Values:
+    """A feature of few values: repeat k's prediction of row i is that of slot `slots[k, i]`; the last is the baseline."""
+
+    slots: Rows
+
+
+class BlackBox:
+    """An `Evaluator` that asks a predict function.
+
+    Args:
+        predict: table -> predictions; called from several threads at once where `threads` says so.
+        table: the rows to explain.
+        run_rows: about how many rows to predict in one call.
+        threads: how many calls may run at once.
+        unread: features that the model never reads.
+        check: called before every run; raises to stop.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[Table], Predicted],
+        table: Table,
+        *,
+        run_rows: int = 100_000,
+        threads: int = 1,
+        unread: frozenset[int] = frozenset(),
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._predict = predict
+        self._table = table
+        self._run_rows = run_rows
+        self._threads = threads
+        self._unread = unread
+        self._check = check
+        self._copies = max(1, run_rows // table.n_rows)
+        self._buffers: SimpleQueue[Table] = SimpleQueue()
+        self._baseline: Predicted | None = None
+        self.rows_predicted = 0
+
+    def baseline(self) -> Predicted:
+        """Predictions for the table as it is."""
+        if self._baseline is None:
+            parts = []
+            for start in range(0, self._table.n_rows, self._run_rows):
+                self._check()
+                parts.append(self._predict(self._table.slice(start, start + self._run_rows)))
+            self.rows_predicted += self._table.n_rows
+            classes = None if parts[0].classes is None else np.concatenate([part.classes for part in parts])
+            self._baseline = Predicted(np.concatenate([part.values for part in parts]), classes)
+        return self._baseline
+
+    def permuted(self, jobs: Sequence[Job]) -> Iterator[Predicted]:
+        """Predictions job by job: values[r, n, k], classes[r, n]."""
+        base = self.baseline()
+        plans = [self._plan(job) for job in jobs]
+        smaller = [job for job, _ in plans]
+        answers: dict[int, Predicted] = {}
+        left = [len(job.sources) * self._table.n_rows for job in smaller]
+        following = 0
+        for run, predicted in self._runs(smaller):
+            offset = 0
+            for piece in run:
+                size = piece.stop - piece.start
+                if piece.job not in answers:
+                    answers[piece.job] = _empty(base, len(smaller[piece.job].sources))
+                _write(answers[piece.job], piece, predicted[offset : offset + size])
+                left[piece.job] -= size
+                offset += size
+            while following < len(jobs) and left[following] == 0:
+                yield _finish(base, answers.pop(following, None), plans[following][1])
+                following += 1
+        while following < len(jobs):
+            yield _finish(base, answers.pop(following, None), plans[following][1])
+            following += 1
+
+    def _plan(self, job: Job) -> tuple[Job, _Values | None]:
+        """The job with no more rows than needed, and how to read its answer."""
+        n_repeats, n = job.sources.shape
+        features = tuple(feature for feature in job.features if feature not in self._unread)
+        codes, representatives = self._table.codes(features)
+        n_values = len(representatives)
+        if n_values - 1 >= n_repeats:
+            return Job(features, job.sources), None
+        # Slot s of a row holds the s-th value that is not its own.
+        slots = np.arange(n_values - 1)[:, None]
+        sources = representatives[slots + (slots >= codes)] if n_values > 1 else np.empty((0, n), dtype=np.intp)
+        wanted = codes[job.sources]
+        return Job(features, sources), _Values(np.where(wanted == codes, n_values - 1, wanted - (wanted > codes)))
+
+    def _runs(self, jobs: Sequence[Job]) -> Iterator[tuple[list[_Piece], Predicted]]:
+        """Runs and their predictions, in order; a few are under way at once."""
+        if self._threads == 1:
+            for run in self._pieces(jobs):
+                yield run, self._run(jobs, run)
+            return
+        with ThreadPoolExecutor(self._threads) as executor:
+            under_way: deque[tuple[list[_Piece], Future[Predicted]]] = deque()
+            try:
+                for run in self._pieces(jobs):
+                    under_way.append((run, executor.submit(self._run, jobs, run)))
+                    if len(under_way) > self._threads:
+                        done, future = under_way.popleft()
+                        yield done, future.result()
+                while under_way:
+                    done, future = under_way.popleft()
+                    yield done, future.result()
+            finally:
+                for _, future in under_way:
+                    future.cancel()
+
+    def _pieces(self, jobs: Sequence[Job]) -> Iterator[list[_Piece]]:
+        n = self._table.n_rows
+        run: list[_Piece] = []
+        for number, job in enumerate(jobs):
+            for repeat in range(len(job.sources)):
+                if self._copies == 1:
+                    for start in range(0, n, self._run_rows):
+                        yield [_Piece(number, repeat, start, min(n, start + self._run_rows))]
+                    continue
+                run.append(_Piece(number, repeat, 0, n))
+                if len(run) == self._copies:
+                    yield run
+                    run = []
+        if run:
+            yield run
+
+    def _run(self, jobs: Sequence[Job], run: list[_Piece]) -> Predicted:
+        """Write the permuted columns over a copy of the table, predict, and put the columns back."""
+        self._check()
+        table, n = self._table, self._table.n_rows
+        buffer = self._buffer()
+        try:
+            for copy, piece in enumerate(run):
+                source = jobs[piece.job].sources[piece.repeat, piece.start : piece.stop]
+                for feature in jobs[piece.job].features:
+                    target = buffer.column(feature)
+                    target[copy * n + piece.start : copy * n + piece.stop] = table.column(feature)[source]
+            first, last = run[0], run[-1]
+            rows = buffer.slice(first.start, (len(run) - 1) * n + last.stop)
+            self.rows_predicted += rows.n_rows
+            return self._predict(rows)
+        finally:
+            for copy, piece in enumerate(run):
+                for feature in jobs[piece.job].features:
+                    buffer.column(feature)[copy * n + piece.start : copy * n + piece.stop] = table.column(feature)[
+                        piece.start : piece.stop
+                    ]
+            self._buffers.put(buffer)
+
+    def _buffer(self) -> Table:
+        """A copy of the table that no other thread writes to."""
+        try:
+            return self._buffers.get_nowait()
+        except Empty:
+            return self._table.tile(self._copies)
+
+
+def _empty(base: Predicted, n_repeats: int) -> Predicted:
+    values = np.empty((n_repeats, *base.values.shape), dtype=base.values.dtype)
+    return Predicted(values, None if base.classes is None else np.empty((n_repeats, len(base.classes)), dtype=np.intp))
+
+
+def _write(answer: Predicted, piece: _Piece, predicted: Predicted) -> None:
+    answer.values[piece.repeat, piece.start : piece.stop] = predicted.values
+    if answer.classes is not None and predicted.classes is not None:
+        answer.classes[piece.repeat, piece.start : piece.stop] = predicted.classes
+
+
+def _finish(base: Predicted, answer: Predicted | None, values: _Values | None) -> Predicted:
+    """The answer to the job as it was asked."""
+    if answer is None:
+        answer = _empty(base, 0)
+    if values is None:
+        return answer
+    rows = np.arange(len(base.values))
+    every = np.concatenate([answer.values, base.values[None]])[values.slots, rows]
+    if base.classes is None or answer.classes is None:
+        return Predicted(every)
+    return Predicted(every, np.concatenate([answer.classes, base.classes[None]])[values.slots, rows])

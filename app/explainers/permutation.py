@@ -1,0 +1,266 @@
+"""Permutation importance with scikit-learn's numbers: how much a model's score falls when a feature's values are shuffled.
+
+Reference: Breiman 2001, doi:10.1023/A:1010933404324; the random numbers are those of
+`sklearn.inspection.permutation_importance`, so that its importances and ours are equal at the same seed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.explainers.influence import influence
+from app.explainers.metrics import Metric, Predicted, Truth
+
+Rows = NDArray[np.intp]
+Group = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Predictions wanted: in repeat k, row i has the `features` of row `sources[k, i]` (int[r, n])."""
+
+    features: Group
+    sources: Rows
+
+
+class Evaluator(Protocol):
+    """Predicts a table whose columns were permuted; how, and how fast, is its own affair.
+
+    The order of the answers is that of the jobs. A cluster may hold one evaluator for each share of the features.
+    """
+
+    def baseline(self) -> Predicted:
+        """Predictions for the table as it is: values[n, k], classes[n]."""
+        ...
+
+    def permuted(self, jobs: Sequence[Job]) -> Iterator[Predicted]:
+        """Predictions job by job: values[r, n, k], classes[r, n]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compute, and when to stop.
+
+    Attributes:
+        n_repeats: permutations of each feature.
+        seed: as scikit-learn's `random_state`.
+        max_seconds: stop after about this time, with what is known then.
+        settle: stop repeating a feature once its place in the ranking is sure.
+    """
+
+    n_repeats: int = 5
+    seed: int = 0
+    max_seconds: float | None = None
+    settle: bool = False
+
+
+@dataclass
+class PermutationImportance:
+    """What one metric says.
+
+    Attributes:
+        baseline: the metric's score before any permutation, greater is better.
+        importances: float64[d, r], baseline score minus permuted score; NaN where a repeat was not run.
+        row_error: float64[d], standard error of the mean over rows and source rows together, Monte-Carlo noise included.
+    """
+
+    baseline: float
+    importances: NDArray[np.float64]
+    row_error: NDArray[np.float64]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean over the repeats, float64[d]."""
+        return self._over_repeats(np.mean)
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Standard deviation over the repeats, float64[d], divided by their number as scikit-learn does."""
+        return self._over_repeats(np.std)
+
+    def _over_repeats(self, reduce: Callable[..., NDArray[np.float64]]) -> NDArray[np.float64]:
+        if not np.isnan(self.importances).any():
+            # The same array and axis as scikit-learn: the same rounding.
+            return np.asarray(reduce(self.importances, axis=1))
+        run = [values[~np.isnan(values)] for values in self.importances]
+        return np.array([reduce(values) if len(values) else np.nan for values in run])
+
+    @property
+    def monte_carlo_error(self) -> NDArray[np.float64]:
+        """Standard error of the mean that more repeats would remove, float64[d]; NaN from one repeat."""
+        counts = (~np.isnan(self.importances)).sum(axis=1)
+        spread = np.full(len(counts), np.nan)
+        enough = counts > 1
+        spread[enough] = np.nanvar(self.importances[enough], axis=1, ddof=1) / counts[enough]
+        return np.sqrt(spread)
+
+    @property
+    def sampling_error(self) -> NDArray[np.float64]:
+        """Standard error of the mean that only more rows would remove, float64[d].
+
+        `row_error` holds the Monte-Carlo noise twice: once over the rows, once over the rows that lent their values.
+        """
+        noise = np.nan_to_num(self.monte_carlo_error) ** 2
+        return np.sqrt(np.maximum(self.row_error**2 - 2 * noise, 0.0))
+
+    @property
+    def standard_error(self) -> NDArray[np.float64]:
+        """Both errors together, float64[d]: how far the mean may lie from the importance in the whole population."""
+        return np.sqrt(self.sampling_error**2 + np.nan_to_num(self.monte_carlo_error) ** 2)
+
+
+def permutations(n_rows: int, n_repeats: int, seed: int, n_samples: int | None = None) -> tuple[Rows | None, Rows]:
+    """Which rows are drawn and how they are permuted, as scikit-learn does it for every feature alike.
+
+    Args:
+        n_rows: rows of the table.
+        n_repeats: how many permutations.
+        seed: scikit-learn's `random_state`.
+        n_samples: how many rows to draw without replacement; None for all.
+
+    Returns:
+        int[m] drawn rows (None for all), and int[n_repeats, m]: the row, among those drawn, that lends its value.
+    """
+    random = np.random.RandomState(np.random.RandomState(seed).randint(np.iinfo(np.int32).max + 1))
+    drawn = None
+    if n_samples is not None and n_samples < n_rows:
+        drawn = _without_replacement(n_rows, n_samples, random)
+        n_rows = n_samples
+    shuffled = np.arange(n_rows)
+    sources = np.empty((n_repeats, n_rows), dtype=np.intp)
+    source = np.arange(n_rows)
+    for repeat in range(n_repeats):
+        random.shuffle(shuffled)
+        # scikit-learn shuffles the shuffled column again, with indices that are shuffled further.
+        source = source[shuffled]
+        sources[repeat] = source
+    return drawn, sources
+
+
+def _without_replacement(population: int, size: int, random: np.random.RandomState) -> Rows:
+    """`sklearn.utils.random.sample_without_replacement`: which algorithm draws depends on the share drawn."""
+    share = size / population
+    if 0.01 < share < 0.99:
+        return random.permutation(population)[:size].astype(np.intp)
+    if share < 0.2:
+        selected: dict[int, None] = {}
+        while len(selected) < size:
+            selected[random.randint(population)] = None
+        return np.array(list(selected), dtype=np.intp)
+    reservoir = np.arange(size)
+    for row in range(size, population):
+        place = random.randint(0, row + 1)
+        if place < size:
+            reservoir[place] = row
+    return reservoir
+
+
+def importance(
+    evaluator: Evaluator,
+    truth: Truth,
+    metrics: Sequence[Metric],
+    groups: Sequence[Group],
+    sources: Rows,
+    plan: Plan,
+    *,
+    baseline_truth: tuple[Predicted, Truth] | None = None,
+    progress: Callable[[float], None] = lambda _: None,
+) -> dict[str, PermutationImportance]:
+    """Permute each group of features and measure how much every metric falls.
+
+    Args:
+        evaluator: predicts the rows of `truth`.
+        truth: what is known of them.
+        metrics: what to measure; all from the same predictions.
+        groups: features to permute together, each a tuple of column numbers.
+        sources: int[r, n] from `permutations`.
+        plan: when to stop.
+        baseline_truth: other predictions and truth to take the baseline from (scikit-learn measures it on all
+            rows even where only some are permuted); default: the evaluator's own.
+        progress: is told the finished share.
+
+    Returns:
+        metric name -> importances, in the order of `groups`.
+    """
+    base = evaluator.baseline()
+    measured_on = (base, truth) if baseline_truth is None else baseline_truth
+    tallies = [_Tally(metric, truth, base, metric.score(measured_on[1], measured_on[0]), len(groups), plan.n_repeats)
+               for metric in metrics]  # fmt: skip
+    started = time.monotonic()
+    active = list(range(len(groups)))
+    done = 0
+    for first, last in _rounds(plan):
+        jobs = [Job(groups[g], sources[first:last]) for g in active]
+        for g, predicted in zip(active, evaluator.permuted(jobs), strict=True):
+            for tally in tallies:
+                tally.add(g, first, predicted, sources[first:last])
+            done += last - first
+            progress(done / (len(groups) * plan.n_repeats))
+            if plan.max_seconds is not None and time.monotonic() - started > plan.max_seconds:
+                return {tally.metric.name: tally.result() for tally in tallies}
+        if plan.settle and last < plan.n_repeats:
+            active = [g for g in active if not all(tally.settled(g) for tally in tallies)]
+    return {tally.metric.name: tally.result() for tally in tallies}
+
+
+def _rounds(plan: Plan) -> Iterator[tuple[int, int]]:
+    """Repeats to run at once: all, or few at a time where it may be possible to stop early."""
+    if plan.max_seconds is None and not plan.settle:
+        yield 0, plan.n_repeats
+        return
+    first = 0
+    while first < plan.n_repeats:
+        last = min(plan.n_repeats, first + (1 if first == 0 else max(2, first // 2)))
+        yield first, last
+        first = last
+
+
+@dataclass
+class _Tally:
+    """Importances of one metric as they come in, and what their errors will need."""
+
+    metric: Metric
+    truth: Truth
+    base: Predicted
+    baseline: float
+    n_groups: int
+    n_repeats: int
+    importances: NDArray[np.float64] = field(init=False)
+    effects: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.importances = np.full((self.n_groups, self.n_repeats), np.nan)
+        self.unpermuted = influence(self.metric.name, self.truth, self.base)
+        # Sum over repeats of what row i adds to the permuted score, as row and as lender of its value.
+        self.effects = np.zeros((self.n_groups, len(self.unpermuted)))
+
+    def add(self, group: int, first: int, predicted: Predicted, sources: Rows) -> None:
+        for k, source in enumerate(sources):
+            permuted = predicted[k]
+            self.importances[group, first + k] = self.baseline - self.metric.score(self.truth, permuted)
+            effect = influence(self.metric.name, self.truth, permuted)
+            self.effects[group] += effect
+            self.effects[group, source] += effect  # a permutation: no row occurs twice
+
+    def result(self) -> PermutationImportance:
+        counts = (~np.isnan(self.importances)).sum(axis=1)
+        rows = self.unpermuted - self.effects / np.maximum(counts, 1)[:, None]
+        n = len(self.unpermuted)
+        error = np.sqrt(rows.var(axis=1, ddof=1) / n) if n > 1 else np.full(self.n_groups, np.nan)
+        return PermutationImportance(self.baseline, self.importances, error)
+
+    def settled(self, group: int) -> bool:
+        """Whether the place of a feature in the ranking is beyond Monte-Carlo doubt (three standard errors apart)."""
+        result = self.result()
+        mean, noise = result.mean, result.monte_carlo_error
+        gaps = np.abs(mean - mean[group]) > 3 * np.hypot(noise, noise[group])
+        equal = (noise == 0) & (noise[group] == 0) & (mean == mean[group])  # both exactly known: a tie is a tie
+        others = np.arange(self.n_groups) != group
+        return bool(np.all((gaps | equal)[others]))
