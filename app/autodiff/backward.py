@@ -1,0 +1,193 @@
+"""Reverse-mode differentiation from ONNX to ONNX: `differentiate()` adds to a graph the nodes that compute gradients.
+
+Only the nodes between the output and the wanted tensors are walked, last first. Each hands its cotangent to its rule, which
+returns one per input; cotangents that meet in one tensor are added, and nodes that nothing reads are dropped. The cotangent of
+the output is an input of the new graph, so that one session serves every class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+
+from app.autodiff import rules as _rules  # noqa: F401 - fills the table
+from app.autodiff.emit import Emitter
+from app.autodiff.graph import Graph, Node, captured
+from app.autodiff.normalise import normalise
+from app.autodiff.rule import RULES, ZERO_DERIVATIVE, unsupported
+from app.errors import UnsupportedOperator
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """A model that computes gradients beside its output.
+
+    Attributes:
+        model: inputs are those of the forward graph that are needed and the cotangent; outputs are the output, the tensors asked
+            for and their gradients.
+        gradients: for each tensor asked for, the output that is its gradient.
+        straight_through: quantisation steps were passed with slope one; the true slope is zero almost everywhere.
+    """
+
+    model: onnx.ModelProto
+    gradients: dict[str, str]
+    straight_through: bool = False
+
+
+@dataclass(frozen=True)
+class MissingRule:
+    """A node between output and wanted tensors whose operator has no rule."""
+
+    operator: str
+    node: str
+
+
+def differentiate(
+    model: onnx.ModelProto, output: str, wrt: Sequence[str], cotangent: str = "cotangent"
+) -> Differentiated:
+    """The vector-Jacobian product of `output` with respect to each tensor of `wrt`, as a graph of ordinary operators.
+
+    Args:
+        model: any model; it is brought into the dialect of `normalise` first and not changed.
+        output: the tensor to differentiate, often the scores `[n, k]`.
+        wrt: inputs or inner tensors, of a floating type.
+        cotangent: name of the new input, of the output's type and shape. A one-hot row asks for the gradient of one score.
+
+    Raises:
+        UnsupportedOperator: a node on the way has no rule, or its rule does not cover how the node is used.
+    """
+    graph = Graph(normalise(model))
+    path = _path(graph, output, wrt)
+    _require_rules(graph, path, output)
+    op = Emitter(graph)
+    arrived: dict[str, list[str]] = {output: [cotangent]}
+    on_path = {name for node in path for name, wanted in zip(node.inputs, node.wanted, strict=True) if wanted}
+    for node in reversed(path):
+        cotangents = [_sum(op, arrived, name) for name in node.outputs]
+        if all(g is None for g in cotangents):
+            continue
+        op.dtype = next(graph.dtype(o) for o, g in zip(node.outputs, cotangents, strict=True) if g) or TensorProto.FLOAT
+        for name, value in zip(node.inputs, _apply(op, node, cotangents), strict=True):
+            if value is not None and name in on_path:
+                arrived.setdefault(name, []).append(value)
+    gradients = {
+        name: _sum(op, arrived, name) or op.ConstantOfShape(op.Shape(name), value=_zero(graph, name)) for name in wrt
+    }
+    return _assemble(graph, op, output, cotangent, gradients, path)
+
+
+def missing_rules(model: onnx.ModelProto, output: str, wrt: Sequence[str]) -> list[MissingRule]:
+    """The nodes between `output` and `wrt` that have no rule; where it is empty, `differentiate` may still refuse a usage."""
+    graph = Graph(normalise(model))
+    return [MissingRule(node.operator, node.name) for node in _path(graph, output, wrt) if node.operator not in RULES]
+
+
+def _path(graph: Graph, output: str, wrt: Iterable[str]) -> list[Node]:
+    """The nodes through which `output` depends differentiably on `wrt`, in the order of the graph."""
+    moved = set(wrt)
+    candidates = []
+    for node in graph.nodes:
+        if node.op_type in ZERO_DERIVATIVE and not node.domain:
+            continue
+        if any(name in moved for name in [*node.input, *captured(node)]):
+            moved |= {name for name in node.output if name and graph.is_float(name)}
+            candidates.append(node)
+    needed, path = {output}, []
+    for proto in reversed(candidates):
+        if not needed.isdisjoint(proto.output):
+            wanted = tuple(name in moved for name in proto.input)
+            path.append(Node(proto, graph, wanted))
+            needed |= {name for name in proto.input if name in moved}
+    return path[::-1]
+
+
+def _require_rules(graph: Graph, path: Sequence[Node], output: str) -> None:
+    for node in path:
+        if node.operator not in RULES:
+            raise UnsupportedOperator(
+                f"Operator {node.operator} at node {node.name!r}, between the explained tensor and {output!r}, has no gradient "
+                "rule. Explain a later layer, or choose a method that needs no gradient.",
+                node.operator,
+                node.name,
+            )
+    if output not in graph.producers and output not in graph.inputs:
+        raise UnsupportedOperator(f"The graph has no tensor {output!r} to differentiate; name one of its outputs.")
+
+
+def _apply(op: Emitter, node: Node, cotangents: list[str | None]) -> list[str | None]:
+    """The cotangents of a node's inputs, by its rule, each in its input's shape."""
+    rule = RULES[node.operator]
+    if not rule.every_output and any(g is not None for g in cotangents[1:]):
+        raise unsupported(node, "is differentiated through its first output only, and another one is used here")
+    results = list(rule.write(op, node, *(cotangents if rule.every_output else cotangents[:1])))
+    if len(results) != len(node.inputs):
+        raise AssertionError(
+            f"the rule of {node.operator} returned {len(results)} cotangents for {len(node.inputs)} inputs"
+        )
+    for index, (name, result) in enumerate(zip(node.inputs, results, strict=True)):
+        if result is None and node.wanted[index] and op.graph.is_float(name):
+            raise unsupported(node, f"has no gradient for its input {index} ({name!r})")
+        if result is not None and rule.broadcasts:
+            results[index] = op.sum_to(result, op.graph.extents(node.outputs[0]), name)
+    return results
+
+
+def _sum(op: Emitter, arrived: dict[str, list[str]], name: str) -> str | None:
+    """All cotangents that arrived at a tensor, added up."""
+    parts = arrived.get(name, [])
+    if len(parts) > 1:
+        total = parts[0]
+        for part in parts[1:]:
+            total = op.Add(total, part)
+        arrived[name] = [total]
+    return arrived[name][0] if parts else None
+
+
+def _assemble(
+    graph: Graph, op: Emitter, output: str, cotangent: str, gradients: dict[str, str], path: Sequence[Node]
+) -> Differentiated:
+    """The model that computes `output`, the tensors asked for and their gradients, and nothing else."""
+    names = {}
+    for tensor, value in gradients.items():
+        names[tensor] = f"gradient/{tensor}"
+        op.nodes.append(helper.make_node("Identity", [value], [names[tensor]], names[tensor]))
+    wanted = list(dict.fromkeys([output, *gradients, *names.values()]))
+    nodes = _alive([*graph.nodes, *op.nodes], wanted)
+    read = {name for node in nodes for name in [*node.input, *captured(node)]} | set(wanted)
+    inputs = [graph.inputs[name] for name in graph.inputs if name in read]
+    described = {output: output, **{t: t for t in gradients}, **{v: k for k, v in names.items()}}
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            graph.model.graph.name,
+            [*inputs, _describe(graph, cotangent, output)],
+            [_describe(graph, name, described[name]) for name in wanted],
+            [t for name, t in [*graph.initializers.items(), *op.constants.items()] if name in read],
+        ),
+        opset_imports=graph.model.opset_import,
+        ir_version=graph.model.ir_version,
+    )
+    straight = any(node.proto.op_type in ("QuantizeLinear", "DequantizeLinear") for node in path)
+    return Differentiated(model, names, straight)
+
+
+def _alive(nodes: Sequence[NodeProto], wanted: Iterable[str]) -> list[NodeProto]:
+    needed = set(wanted)
+    kept = []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            kept.append(node)
+            needed |= {*node.input, *captured(node)}
+    return kept[::-1]
+
+
+def _describe(graph: Graph, name: str, like: str) -> ValueInfoProto:
+    """A graph input or output of the type of a forward tensor; lengths that follow the batch stay open."""
+    return helper.make_tensor_value_info(name, graph.dtype(like) or TensorProto.FLOAT, graph.shape(like))
+
+
+def _zero(graph: Graph, name: str) -> TensorProto:
+    return helper.make_tensor("value", graph.dtype(name) or TensorProto.FLOAT, [1], [0.0])

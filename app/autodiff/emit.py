@@ -1,0 +1,117 @@
+"""Write ONNX nodes as one writes formulas: `op.Mul(g, op.Sub(1.0, y))` adds two nodes and returns the name of the product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from app.autodiff.graph import Array, Extents, Graph
+
+Operand = str | float | list[int] | Array | None
+
+
+class Emitter:
+    """Nodes and constants of a growing backward graph.
+
+    Operands are names of tensors or plain values: a float becomes a scalar of the cotangent's type, an int or a list of ints
+    an int64 tensor, an array itself, None an absent input.
+
+    Attributes:
+        graph: the forward graph, for types, shapes and constants.
+        dtype: element type that floats take, that of the cotangent at hand.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.dtype: int = TensorProto.FLOAT
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
+        self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._taken = set(graph.producers) | set(graph.inputs) | set(graph.initializers)
+        self._count = 0
+
+    def __getattr__(self, operator: str) -> Callable[..., str]:
+        if operator.startswith("_"):
+            raise AttributeError(operator)
+        return lambda *operands, **attributes: self.emit(operator, *operands, **attributes)[0]
+
+    def emit(self, operator: str, *operands: Operand, outputs: int = 1, **attributes: Any) -> list[str]:
+        """Add one node and return the names of its outputs."""
+        names = [self.fresh(operator) for _ in range(outputs)]
+        inputs = [self.name_of(operand) for operand in operands]
+        kept = {key: value for key, value in attributes.items() if value is not None}
+        self.nodes.append(helper.make_node(operator, inputs, names, names[0], **kept))
+        return names
+
+    def name_of(self, operand: Operand) -> str:
+        """Name of a tensor that holds the operand."""
+        if operand is None:
+            return ""
+        if isinstance(operand, str):
+            return operand
+        if isinstance(operand, float):
+            operand = np.asarray(operand, self.numpy_dtype)
+        elif not isinstance(operand, np.ndarray):
+            operand = np.asarray(operand, np.int64)
+        key = (operand.dtype.str, operand.shape, operand.tobytes() if operand.size <= 64 else b"")
+        if operand.size > 64 or key not in self._known:
+            self._known[key] = name = self.fresh("constant")
+            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(operand), name)
+        return self._known[key]
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The cotangent's type, for arrays that a rule computes beforehand."""
+        return helper.tensor_dtype_to_np_dtype(self.dtype)
+
+    def zero(self) -> TensorProto:
+        """The value that ConstantOfShape fills with."""
+        return numpy_helper.from_array(np.zeros(1, self.numpy_dtype))
+
+    def fresh(self, hint: str) -> str:
+        """A name that no tensor has."""
+        while True:
+            self._count += 1
+            name = f"gradient/{hint}_{self._count}"
+            if name not in self._taken:
+                return name
+
+    def reshape_like(self, value: str, like: str) -> str:
+        """The value in the shape of a tensor of the forward graph; written down where at most one length is open."""
+        shape = self.graph.shape(like)
+        if shape is not None and shape.count(None) <= 1 and 0 not in shape:
+            return self.Reshape(value, np.array([-1 if d is None else d for d in shape], np.int64))
+        return self.Reshape(value, self.Shape(like))
+
+    def repeat(self, value: str, like: str, axes: list[int]) -> str:
+        """The value, of length 1 along the axes, repeated along them to the length they have in a forward tensor."""
+        shape = self.graph.shape(like)
+        lengths = [None] if shape is None else [length if axis in axes else 1 for axis, length in enumerate(shape)]
+        return self.Expand(value, self.Shape(like) if None in lengths else np.array(lengths, np.int64))
+
+    def sum_to(self, value: str, extents: Extents | None, like: str) -> str:
+        """Undo broadcasting: sum a value of the given extents over the axes along which `like` was repeated."""
+        own = self.graph.extents(like)
+        if extents is None or own is None or None in extents or None in own:
+            return self._sum_to_at_run_time(value, like)
+        if extents == own:
+            return value
+        leading = len(extents) - len(own)
+        single = [leading + i for i, e in enumerate(own) if e != extents[leading + i] and set(e or ()) == {1}]
+        if any(e != extents[leading + i] and leading + i not in single for i, e in enumerate(own)):
+            return self._sum_to_at_run_time(value, like)
+        if single:
+            value = self.ReduceSum(value, single, keepdims=1)
+        if leading:
+            value = self.ReduceSum(value, list(range(leading)), keepdims=0)
+        return value
+
+    def _sum_to_at_run_time(self, value: str, like: str) -> str:
+        missing = self.Sub(self.Shape(self.Shape(value)), self.Shape(self.Shape(like)))
+        padded = self.Concat(self.Expand([1], missing), self.Shape(like), axis=0)
+        repeated = self.Squeeze(self.NonZero(self.Not(self.Equal(padded, self.Shape(value)))), [0])
+        total = self.ReduceSum(value, repeated, keepdims=1, noop_with_empty_axes=1)
+        return self.Reshape(total, self.Shape(like))

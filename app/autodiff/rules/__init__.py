@@ -1,0 +1,12 @@
+"""The gradient rules, a file per family of operators. Importing this package fills `app.autodiff.rule.RULES`."""
+
+from app.autodiff.rules import (  # noqa: F401 - imported for their entries in the table
+    activations,
+    convolution,
+    elementwise,
+    indexing,
+    normalisation,
+    pooling,
+    reductions,
+    shape,
+)
