@@ -1,0 +1,329 @@
+"""A picture model in a worker: predictions, gradients at a layer or at the input, and what a layer's change does to the score.
+
+One session serves predictions and the default layer: it runs the whole graph once and shows the layer beside the scores, which
+costs no fusion, since the layer lies behind its activation. What lies behind the layer is small; its gradient runs in a second
+session. Every other layer, and the gradient at the input, get sessions of their own when they are first asked for.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from app.autodiff import differentiate
+from app.cards import Layer, ModelCard
+from app.errors import LayerNotFound, MethodNotApplicable, UnsupportedOperator
+from app.model.inspection import PictureGraph
+from app.model.layers import Candidate, SpatialLayers
+from app.model.session import Cancellation, Session
+from app.model.tails import cut_head, cut_tail, repeated
+
+Floats = NDArray[np.float32]
+Source = Literal["exact", "finite-difference"]
+
+COTANGENT = "cotangent"
+_KEPT_LAYERS = 2  # sessions of layers other than the default one
+_TAIL_BATCH = 32
+_STEP = 1e-2  # of a finite difference, in standard deviations of the activations
+
+
+def weights_of(model: ModelProto) -> dict[str, TensorProto]:
+    """The initialisers of a model by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def one_hot(targets: Sequence[int], count: int) -> Floats:
+    """f32[t, k]: the cotangent that asks for the gradient of one score a row."""
+    rows = np.zeros((len(targets), count), np.float32)
+    rows[np.arange(len(targets)), list(targets)] = 1
+    return rows
+
+
+@dataclass(frozen=True)
+class LayerGradient:
+    """What the model did at a layer.
+
+    Attributes:
+        scores: f32[k], before softmax.
+        activations: f32[c, u, v].
+        gradient: f32[t, c, u, v], of each target's score. From finite differences it is each channel's mean, everywhere.
+        source: where the gradient comes from.
+    """
+
+    scores: Floats
+    activations: Floats
+    gradient: Floats
+    source: Source
+
+
+@dataclass(frozen=True)
+class InputGradient:
+    """Scores f32[n, k], and f32[n, c, h, w]: the gradient of each picture's target with respect to the picture."""
+
+    scores: Floats
+    gradient: Floats
+
+
+@dataclass(frozen=True)
+class LayerSessions:
+    """The sessions around a layer: `head` makes it and what crosses beside it, `tail` makes scores of these.
+
+    `gradient` is None where an operator between the layer and the scores has no rule. `tail` is made when it is needed.
+    """
+
+    candidate: Candidate
+    crossing: tuple[str, ...]
+    head: Session
+    gradient: Session | None
+    gradient_name: str
+    tail: Session | None = None
+
+
+def layer_sessions(
+    picture: PictureGraph,
+    candidate: Candidate,
+    weights: Mapping[str, TensorProto],
+    cancellation: Cancellation,
+    threads: int,
+    head: Session | None = None,
+) -> LayerSessions:
+    """Sessions for a layer; `head` where one exists that shows the layer already."""
+    part = cut_tail(picture, candidate.name, weights)
+    if head is None:
+        head = Session(cut_head(picture, candidate.name, part.crossing, weights), cancellation, threads)
+    try:
+        found = differentiate(part.model, picture.score, [candidate.name], COTANGENT)
+    except UnsupportedOperator:
+        return LayerSessions(candidate, part.crossing, head, None, "", Session(part.model, cancellation, threads))
+    gradient = Session(found.model, cancellation, threads)
+    return LayerSessions(candidate, part.crossing, head, gradient, found.gradients[candidate.name])
+
+
+class LayerRun:
+    """One picture run up to a layer, and what can be asked there without running the head again.
+
+    Attributes:
+        scores: f32[k] of the unchanged picture.
+        activations: f32[c, u, v].
+    """
+
+    def __init__(self, model: ImageModel, sessions: LayerSessions, tensors: Mapping[str, Floats], scores: Floats) -> None:
+        self._model = model
+        self._sessions = sessions
+        self._tensors = tensors
+        self._layout = sessions.candidate.layout
+        self.scores = scores
+        self.activations: Floats = np.ascontiguousarray(self._layout.to_maps(tensors[sessions.candidate.name])[0])
+
+    @property
+    def source(self) -> Source:
+        """Where `gradient` comes from."""
+        return "exact" if self._sessions.gradient is not None else "finite-difference"
+
+    def gradient(self, targets: Sequence[int]) -> Floats:
+        """f32[t, c, u, v]: the gradient of each target's score with respect to the activations, all in one run."""
+        session = self._sessions.gradient
+        if session is None:
+            return self._mean_gradient(targets)
+        parts = []
+        for group in [list(targets)] if self._model.batched else [[target] for target in targets]:
+            feeds = self._feeds(len(group)) | {COTANGENT: one_hot(group, len(self.scores))}
+            feeds = {name: feeds[name] for name in session.inputs}
+            parts.append(self._layout.to_maps(session.run(feeds, [self._sessions.gradient_name])[0]))
+        return np.ascontiguousarray(np.concatenate(parts))
+
+    def tail(self, maps: Floats) -> Floats:
+        """f32[m, k]: the scores if the layer's activations were `maps` f32[m, c, u, v]."""
+        session = self._model.tail_session(self._sessions)
+        own = self._tensors[self._sessions.candidate.name]
+        step = _TAIL_BATCH if self._model.batched else 1
+        parts = []
+        for start in range(0, len(maps), step):
+            group = maps[start : start + step]
+            feeds = self._feeds(len(group)) | {self._sessions.candidate.name: self._layout.from_maps(group, own)}
+            parts.append(session.run({name: feeds[name] for name in session.inputs})[0])
+        return np.concatenate(parts)
+
+    def _feeds(self, times: int) -> dict[str, Floats]:
+        types = self._model.types
+        return {name: repeated(tensor, types[name], times) for name, tensor in self._tensors.items()}
+
+    def _mean_gradient(self, targets: Sequence[int]) -> Floats:
+        """Each channel's mean gradient by central differences of the tail: two runs a channel, not two an activation.
+
+        A step on a whole channel is a directional derivative, `d/de Y(A + e 1_c) = sum_uv G_c`, and Grad-CAM asks for no more.
+        """
+        activations = self.activations
+        c, u, v = activations.shape
+        step = np.float32(_STEP * float(activations.std()) or _STEP)
+        slopes = np.empty((c, len(targets)), np.float32)
+        channels = max(1, _TAIL_BATCH // 2)
+        for start in range(0, c, channels):
+            chosen = range(start, min(start + channels, c))
+            moved = np.repeat(activations[None], 2 * len(chosen), axis=0)
+            for row, channel in enumerate(chosen):
+                moved[2 * row, channel] += step
+                moved[2 * row + 1, channel] -= step
+            scores = self.tail(moved)[:, list(targets)]
+            slopes[start : start + len(chosen)] = (scores[::2] - scores[1::2]) / (2 * step)
+        mean = slopes.T / np.float32(u * v)
+        return np.ascontiguousarray(np.broadcast_to(mean[:, :, None, None], (len(targets), c, u, v)))
+
+
+class ImageModel:
+    """A loaded picture model. Pictures are always f32[n, c, h, w] in the model's channel order; scores f32[n, k].
+
+    Made by `app.model.image_loading`.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        picture: PictureGraph,
+        finder: SpatialLayers,
+        main: Session,
+        default: LayerSessions | None,
+        read: Callable[[], ModelProto],
+        cancellation: Cancellation,
+        threads: int,
+    ) -> None:
+        self.card = card
+        self.batched = picture.batched
+        self.types = picture.graph.types
+        self.cancellation = cancellation
+        self._picture = picture
+        self._finder = finder
+        self._main = main
+        self._default = default
+        self._read = read
+        self._threads = threads
+        self._layers: OrderedDict[str, LayerSessions] = OrderedDict()
+        self._input_gradient: tuple[Session, str] | None = None
+
+    def predict(self, x: Floats) -> Floats:
+        """Scores f32[n, k] of pictures f32[n, c, h, w]."""
+        parts = [self._main.run({self._picture.source: self._laid_out(part)}, [self._picture.score])[0] for part in self._runs(x)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def probabilities(self, scores: Floats) -> Floats | None:
+        """What the model makes of scores f32[n, k]: softmax or sigmoid; None for a regression."""
+        if self._picture.activation == "none":
+            return None
+        if self._picture.activation == "sigmoid":
+            return (0.5 * (1 + np.tanh(0.5 * scores))).astype(np.float32)
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def at_layer(self, x: Floats, layer: str | None = None) -> LayerRun:
+        """Run one picture f32[1, c, h, w] and stop at a layer (default: the model's default layer).
+
+        Raises:
+            LayerNotFound: there is no such layer, or it has no height and width.
+            MethodNotApplicable: the model has no layer with height and width at all.
+        """
+        sessions = self._sessions(layer)
+        names = [sessions.candidate.name, *sessions.crossing]
+        feeds = {self._picture.source: self._laid_out(x)}
+        if sessions.head is self._main:
+            scores, *tensors = self._main.run(feeds, [self._picture.score, *names])
+            return LayerRun(self, sessions, dict(zip(names, tensors, strict=True)), scores[0])
+        found = dict(zip(names, sessions.head.run(feeds, names), strict=True))
+        behind = self.tail_session(sessions)
+        scores = behind.run({name: found[name] for name in behind.inputs})[0]
+        return LayerRun(self, sessions, found, scores[0])
+
+    def layer_gradient(self, x: Floats, layer: str | None, targets: Sequence[int]) -> LayerGradient:
+        """Scores, activations and the gradient of each target at a layer, for one picture f32[1, c, h, w]."""
+        run = self.at_layer(x, layer)
+        return LayerGradient(run.scores, run.activations, run.gradient(targets), run.source)
+
+    def input_gradient(self, x: Floats, targets: Sequence[int]) -> InputGradient:
+        """The gradient of one target's score a picture, with respect to that picture.
+
+        Raises:
+            MethodNotApplicable: an operator of the model has no gradient rule.
+        """
+        session, gradient_name = self._input_gradient or self._make_input_gradient()
+        scores, gradients, start = [], [], 0
+        for part in self._runs(x):
+            cotangent = one_hot(targets[start : start + len(part)], len(self._picture.classes))
+            feeds = {self._picture.source: self._laid_out(part), COTANGENT: cotangent}
+            found = session.run({name: feeds[name] for name in session.inputs}, [self._picture.score, gradient_name])
+            scores.append(found[0])
+            gradients.append(found[1].transpose(0, 3, 1, 2) if self._picture.spec.layout == "NHWC" else found[1])
+            start += len(part)
+        return InputGradient(np.concatenate(scores), np.ascontiguousarray(np.concatenate(gradients)))
+
+    def layer(self, name: str | None) -> Layer:
+        """The facts of a layer, listed on the card or not."""
+        candidate = self._sessions(name).candidate
+        listed = next((layer for layer in self.card.layers if layer.name == candidate.name), None)
+        return listed or Layer(candidate.name, candidate.shape, candidate.operator)
+
+    def tail_session(self, sessions: LayerSessions) -> Session:
+        """A session from the layer to the scores, without gradient."""
+        if sessions.tail is not None:
+            return sessions.tail
+        part = cut_tail(self._picture, sessions.candidate.name, self._weights())
+        tail = Session(part.model, self.cancellation, self._threads)
+        if sessions is self._default:
+            self._default = replace(sessions, tail=tail)
+        else:
+            self._layers[sessions.candidate.name] = replace(sessions, tail=tail)
+        return tail
+
+    def _weights(self) -> Mapping[str, TensorProto]:
+        """The weights, read from the file again: between requests only the sessions hold them."""
+        return weights_of(self._read()) | self._picture.graph.weights
+
+    def _runs(self, x: Floats) -> list[Floats]:
+        return [x] if self.batched or len(x) == 1 else [x[i : i + 1] for i in range(len(x))]
+
+    def _laid_out(self, x: Floats) -> Floats:
+        return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if self._picture.spec.layout == "NHWC" else x
+
+    def _sessions(self, name: str | None) -> LayerSessions:
+        if self._default is not None and name in {None, self._default.candidate.name}:
+            return self._default
+        if name is None:
+            raise MethodNotApplicable(
+                f"Model '{self.card.name}' has no layer with height and width that its score depends on, so there is nothing "
+                "to map; use a method that works on the input, such as occlusion."
+            )
+        if name in self._layers:
+            self._layers.move_to_end(name)
+            return self._layers[name]
+        candidate = self._finder.candidate(name)
+        if candidate is None:
+            known = ", ".join(f"'{layer.name}'" for layer in self.card.layers[-5:])
+            raise LayerNotFound(
+                f"'{name}' is no layer of model '{self.card.name}' with height, width and a way to the score; use one that "
+                f"GET /v1/models/{self.card.name} lists{f', such as {known}' if known else ''}."
+            )
+        weights = _weights(self._read())
+        sessions = layer_sessions(self._picture, candidate, self._weights(), self.cancellation, self._threads)
+        while len(self._layers) >= _KEPT_LAYERS:
+            self._layers.popitem(last=False)
+        self._layers[name] = sessions
+        return sessions
+
+    def _make_input_gradient(self) -> tuple[Session, str]:
+        picture = self._picture
+        graph = picture.graph
+        whole = graph.extract([graph.types[picture.source]], [graph.types[picture.score]], self._weights())
+        try:
+            found = differentiate(whole, picture.score, [picture.source], COTANGENT)
+        except UnsupportedOperator as error:
+            raise MethodNotApplicable(
+                f"{error} So the gradient at the input of model '{self.card.name}' is not known; use gradcam, or a method "
+                "that only runs the model, such as occlusion."
+            ) from error
+        session = Session(found.model, self.cancellation, self._threads)
+        self._input_gradient = session, found.gradients[picture.source]
+        return self._input_gradient

@@ -1,0 +1,233 @@
+"""From a graph to a loaded picture model: shapes, default layer, sessions, and a first run that proves them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from app.autodiff import missing_rules
+from app.cards import GradientFact, Layer, ModelCard
+from app.errors import InputRefusedByModel, ModelRefused
+from app.methods import METHODS
+from app.model.graph import Graph, assemble
+from app.model.image import ImageModel, LayerSessions, layer_sessions, weights_of
+from app.model.inspection import PictureGraph, picture_graph, tensor_facts
+from app.model.layers import Candidate, SpatialLayers
+from app.model.manifest import Identity, Manifest
+from app.model.session import Cancellation, Session
+from app.model.tails import cut_tail
+
+SAMPLES = "samples"
+_DEFAULT_TRIES = 12
+_SMALL = 4096  # bytes of a weight that is kept beside the graph, because it may be a shape
+_BATCH_TOLERANCE = 1e-3  # of the scores' range: what another order of summing explains, and mixing of pictures does not
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    picture: PictureGraph
+    finder: SpatialLayers
+    candidates: list[Candidate]
+    main: Session
+    default: LayerSessions | None
+    missing: tuple[str, ...]
+    forward_ms: float
+
+
+def load_image(
+    model: ModelProto,
+    manifest: Manifest,
+    identity: Identity,
+    folder: Path | None,
+    read: Callable[[], ModelProto],
+    cancellation: Cancellation,
+    threads: int,
+) -> ImageModel:
+    """A picture model from its graph.
+
+    Args:
+        model: in the loading dialect; it is changed.
+        manifest: what is said of it from outside.
+        identity: name, version, hash.
+        folder: where the model lies, None for a bare file.
+        read: reads the same graph again, for sessions made later; meanwhile no copy of the weights is kept.
+        cancellation: stops its runs.
+        threads: threads inside one operator.
+
+    Raises:
+        ModelRefused: the graph cannot be used as a picture model.
+    """
+    inputs, outputs = tensor_facts(Graph(model).inputs), tensor_facts(model.graph.output)
+    loaded = _load(model, manifest, cancellation, threads, batched=True) or _load(
+        read(), manifest, cancellation, threads, batched=False
+    )
+    assert loaded is not None  # one picture at a time always agrees with itself
+    picture, default = loaded.picture, loaded.default
+    exact = default.gradient is not None if default else not loaded.missing
+    gradient = GradientFact("exact" if exact else "finite-difference" if default else "none", loaded.missing)
+    layers = tuple(
+        Layer(c.name, c.shape, c.operator, default=True, reason=_reason(c, manifest))
+        if default and c.name == default.candidate.name
+        else Layer(c.name, c.shape, c.operator)
+        for c in loaded.candidates
+    )
+    card = ModelCard(
+        name=identity.name,
+        version=identity.version,
+        sha256=identity.sha256,
+        kind="image",
+        task=manifest.task or "classification",
+        description=manifest.description,
+        inputs=inputs,
+        outputs=outputs,
+        score_output=picture.score,
+        classes=picture.classes,
+        image=picture.spec,
+        layers=layers,
+        gradient=gradient,
+        explainers=_explainers(has_layer=default is not None, exact=exact, whole=not loaded.missing),
+        samples=_samples(folder),
+        warnings=picture.warnings,
+        forward_ms=loaded.forward_ms,
+    )
+    return ImageModel(card, picture, loaded.finder, loaded.main, default, read, cancellation, threads)
+
+
+def _load(
+    model: ModelProto, manifest: Manifest, cancellation: Cancellation, threads: int, *, batched: bool
+) -> _Loaded | None:
+    """Sessions and facts; None if several pictures in one run do not get the scores that each gets alone."""
+    picture = picture_graph(model, manifest, batched=batched)
+    graph, weights = picture.graph, weights_of(model)
+    missing = tuple(f"{rule.operator} at {rule.node}" for rule in missing_rules(model, picture.score, [picture.source]))
+    finder = SpatialLayers(graph, picture.source, picture.score, picture.spec.size)
+    candidates = finder.candidates()
+    chosen = _default(picture, finder, candidates, manifest.layer, weights, cancellation)
+    shown = (picture.score, chosen.name, *cut_tail(picture, chosen.name, weights).crossing) if chosen else (picture.score,)
+    main = Session(_showing(model, [graph.types[name] for name in shown]), cancellation, threads)
+    default = layer_sessions(picture, chosen, weights, cancellation, threads, main) if chosen else None
+    forward_ms, agrees = _try_out(main, picture)
+    if not agrees:
+        return None
+    picture = replace(picture, graph=Graph(_without_weights(model)))
+    finder = SpatialLayers(picture.graph, picture.source, picture.score, picture.spec.size)
+    return _Loaded(picture, finder, candidates, main, default, missing, forward_ms)
+
+
+def _default(
+    picture: PictureGraph,
+    finder: SpatialLayers,
+    candidates: list[Candidate],
+    wanted: str | None,
+    weights: Mapping[str, TensorProto],
+    cancellation: Cancellation,
+) -> Candidate | None:
+    """The manifest's layer, or the last candidate that the score depends on at its places, found by changing them.
+
+    Behind the last attention of a transformer only the class token counts: the patches are still there, but change nothing.
+    """
+    if wanted is not None:
+        candidate = finder.candidate(wanted)
+        if candidate is None:
+            names = ", ".join(f"'{c.name}'" for c in candidates[-5:])
+            raise ModelRefused(
+                f"`layer` under [gradcam] names '{wanted}', which is no tensor with height and width on the way to the score"
+                f"{f'; the last candidates are {names}' if names else ''}."
+            )
+        return candidate
+    random = np.random.default_rng(0)
+    for candidate in candidates[: -_DEFAULT_TRIES - 1 : -1]:
+        part = cut_tail(picture, candidate.name, weights)
+        if part.crossing:
+            continue
+        session = Session(part.model, cancellation, optimise=False)
+        template = random.standard_normal(_lengths(picture.graph.types[candidate.name])).astype(np.float32)
+        maps = random.standard_normal((2, 1, *candidate.shape)).astype(np.float32)
+        first, second = (session.run({candidate.name: candidate.layout.from_maps(m, template)})[0] for m in maps)
+        if not np.array_equal(first, second):
+            return candidate
+    return None
+
+
+def _lengths(value: ValueInfoProto) -> list[int]:
+    """The tensor's shape for one picture."""
+    return [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+
+
+def _reason(candidate: Candidate, manifest: Manifest) -> str:
+    if manifest.layer == candidate.name:
+        return "Named under [gradcam] in model.toml."
+    _, height, width = candidate.shape
+    tokens = f", read from a sequence of patches behind {candidate.layout.prefix} other tokens" if candidate.layout.prefix else ""
+    return (
+        "The last tensor through which everything passes that still has height and width, and on whose places the score "
+        f"depends: {height} x {width} places made by {candidate.operator}{tokens}."
+    )
+
+
+def _showing(model: ModelProto, outputs: list[ValueInfoProto]) -> ModelProto:
+    """The model with these outputs, without a copy of its weights."""
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    return model
+
+
+def _without_weights(model: ModelProto) -> ModelProto:
+    """The graph for later questions. It is a copy: deleting from a message does not give its memory back."""
+    small = {tensor.name: tensor for tensor in model.graph.initializer if tensor.ByteSize() <= _SMALL}
+    types = {value.name: value for value in model.graph.value_info}
+    return assemble(model, model.graph.node, model.graph.input, model.graph.output, small, types)
+
+
+def _try_out(main: Session, picture: PictureGraph) -> tuple[float, bool]:
+    """Milliseconds of one picture's run, and whether two pictures in one run get the scores that each gets alone."""
+    sides = picture.graph.types[picture.source].type.tensor_type.shape.dim[1:]
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, *(dim.dim_value for dim in sides)), np.float32)
+    try:
+        first = main.run({picture.source: x[:1]}, [picture.score])[0]
+        began = time.perf_counter()
+        second = main.run({picture.source: x[1:]}, [picture.score])[0]
+        forward_ms = (time.perf_counter() - began) * 1e3
+    except InputRefusedByModel as error:
+        raise ModelRefused(
+            f"The model does not run on a picture of {list(picture.spec.size)} ({error}); correct `size` or `layout` under [image]."
+        ) from error
+    if not picture.batched:
+        return forward_ms, True
+    try:
+        both = main.run({picture.source: x}, [picture.score])[0]
+    except InputRefusedByModel:
+        return forward_ms, False
+    alone = np.concatenate([first, second])
+    if both.shape != alone.shape:
+        return forward_ms, False
+    span = float(np.ptp(alone)) + float(np.abs(alone).max()) * 1e-3 + 1e-12
+    return forward_ms, bool(np.abs(both - alone).max() <= _BATCH_TOLERANCE * span)
+
+
+def _explainers(*, has_layer: bool, exact: bool, whole: bool) -> tuple[str, ...]:
+    """The methods that fit: by what each needs of the model, and where gradients come from."""
+    fits = {
+        "layer-gradient": has_layer and exact,
+        "activations": has_layer,
+        "input-gradient": whole,
+        "forward": True,
+        "predictions": False,
+    }
+    return tuple(
+        method.name
+        for method in METHODS.values()
+        if method.kind == "image" and (fits[method.needs] or (has_layer and method.channel_means))
+    )
+
+
+def _samples(folder: Path | None) -> tuple[str, ...]:
+    if folder is None or not (folder / SAMPLES).is_dir():
+        return ()
+    return tuple(sorted(f"{SAMPLES}/{path.name}" for path in (folder / SAMPLES).iterdir() if path.is_file()))

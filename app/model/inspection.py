@@ -1,0 +1,278 @@
+"""What a picture model's graph says: its input and size, its scores and classes, and the shape of every tensor."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto, helper
+
+from app.autodiff.graph import Extents
+from app.autodiff.graph import Graph as ProbedGraph
+from app.cards import ImageSpec, TensorFact
+from app.errors import ModelRefused
+from app.model.graph import BATCH, Graph
+from app.model.manifest import MANIFEST, Manifest
+from app.model.scores import FLOATS, Activation, find_score
+
+SCORES = "onnxplain_scores"
+PICTURE = "onnxplain_picture"
+DEFAULT_SIZE = (224, 224)
+_CLASS_KEYS = ("classes", "class_names", "labels", "names")
+
+
+@dataclass(frozen=True)
+class PictureGraph:
+    """A picture model in the form that sessions are made of: one float32 input, one float32 output `[n, k]`.
+
+    Attributes:
+        graph: index over the model; its tensors carry the shapes that were found.
+        source, score: names of the input and of the scores.
+        activation: what makes probabilities of scores.
+        spec: how a picture becomes the input.
+        classes: one label a score.
+        batched: whether one run can take several pictures, as far as shapes tell.
+        warnings: what a user should know.
+    """
+
+    graph: Graph
+    source: str
+    score: str
+    activation: Activation
+    spec: ImageSpec
+    classes: tuple[str, ...]
+    batched: bool
+    warnings: tuple[str, ...]
+
+
+def tensor_facts(values: Sequence[ValueInfoProto]) -> tuple[TensorFact, ...]:
+    """Names, element types and shapes of inputs or outputs, as a card shows them."""
+    facts = []
+    for value in values:
+        kind = value.type.tensor_type
+        dtype = TensorProto.DataType.Name(kind.elem_type).lower() if kind.elem_type else value.type.WhichOneof("value") or "unknown"
+        shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim)
+        facts.append(TensorFact(value.name, dtype, shape))
+    return tuple(facts)
+
+
+def picture_graph(model: ModelProto, manifest: Manifest, *, batched: bool = True) -> PictureGraph:
+    """Inspect and prepare a picture model; changes `model` in place.
+
+    Args:
+        model: in the loading dialect.
+        manifest: what is said of it from outside.
+        batched: False to treat it as a model that takes one picture at a time.
+
+    Raises:
+        ModelRefused: it takes or gives something else than pictures and scores; the message says what to add.
+    """
+    value = _picture_input(model)
+    spec, warnings = image_spec(Graph(model), value, manifest)
+    fact, warning = find_score(Graph(model), manifest.score_output)
+    _keep_what_makes(model, fact.tensor)
+    source = _float_input(model, value)
+    for batched in (True, False) if batched else (False,):
+        _fix_input_shape(model, source, spec, open_batch=batched)
+        probed = ProbedGraph(model)
+        extents = probed.extents(fact.tensor)
+        if extents and any(axis is not None and len(set(axis)) > 1 for axis in extents):
+            break
+    if extents is None or any(axis is None for axis in extents):
+        raise ModelRefused(
+            f"The shape of the scores '{fact.tensor}' cannot be told from the graph; simplify the model, "
+            "or name another tensor as `score_output` in model.toml."
+        )
+    _write_shapes(model, probed)
+    score, count = _score_rows(model, fact.tensor, tuple(axis[0] for axis in extents if axis), probed.dtype(fact.tensor))
+    classes, note = _classes(model, manifest, count)
+    return PictureGraph(
+        Graph(model),
+        source,
+        score,
+        _activation(fact.activation, count, manifest),
+        spec,
+        classes,
+        batched,
+        tuple(text for text in (*warnings, warning, note) if text),
+    )
+
+
+def image_spec(graph: Graph, value: ValueInfoProto, manifest: Manifest) -> tuple[ImageSpec, list[str]]:
+    """How a picture becomes the input: the manifest's word, else what the graph says, else a default with a warning."""
+    told, warnings = manifest.image, []
+    shape = graph.shape(value.name)
+    if shape is None or len(shape) != 4:
+        raise ModelRefused(
+            f"The input '{value.name}' of a picture model must be 4-D, [n, c, h, w] or [n, h, w, c]; it has the shape {shape}. "
+            'Say kind = "tabular" in model.toml if it takes a table.'
+        )
+    layout = told.layout or ("NHWC" if shape[1] not in {1, 3} and shape[3] in {1, 3} else _layout_by_first_node(graph, value.name))
+    channels, height, width = (shape[i] for i in ((1, 2, 3) if layout == "NCHW" else (3, 1, 2)))
+    if isinstance(channels, int) and channels not in {1, 3}:
+        raise ModelRefused(f"The input '{value.name}' has {channels} channels; pictures have 1 (grey) or 3 (colour).")
+    mode = told.mode or ("L" if channels == 1 else "RGB")
+    if isinstance(channels, int) and channels != (1 if mode == "L" else 3):
+        raise ModelRefused(f'mode = "{mode}" does not fit the {channels} channels of the input; correct it in model.toml.')
+    size = told.size
+    fixed = (height, width)
+    if size is None:
+        size = DEFAULT_SIZE
+        if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+            size = (height, width)
+        else:
+            warnings.append(f"The graph leaves the picture's size open; {size[0]} x {size[1]} is used. Set `size` under [image].")
+    elif any(isinstance(side, int) and side > 0 and side != wanted for side, wanted in zip(fixed, size, strict=True)):
+        raise ModelRefused(f"`size` is {list(size)}, but the graph takes pictures of {list(fixed)}; correct it in model.toml.")
+    depth = 1 if mode == "L" else 3
+    for key, numbers in (("mean", told.mean), ("std", told.std)):
+        if numbers is not None and len(numbers) not in {1, depth}:
+            raise ModelRefused(f"`{key}` has {len(numbers)} numbers, but the model takes {depth} channels; correct it in model.toml.")
+    if told.mean is None and told.std is None:
+        warnings.append(f"No `mean` and `std` are set under [image]: pixels are only divided by {told.scale:g}.")
+    mean, std = ((n * depth if len(n) == 1 else n) for n in (told.mean or (0.0,), told.std or (1.0,)))
+    return ImageSpec(size, mode, layout, told.scale, mean, std, told.fit, told.resize_to), warnings
+
+
+def _layout_by_first_node(graph: Graph, name: str) -> Literal["NCHW", "NHWC"]:
+    """A graph whose input is first of all transposed to channels first takes channels last."""
+    for node in graph.consumers.get(name, ()):
+        permutation = [list(a.ints) for a in node.attribute if a.name == "perm"]
+        if node.op_type == "Transpose" and permutation == [[0, 3, 1, 2]]:
+            return "NHWC"
+    return "NCHW"
+
+
+def _picture_input(model: ModelProto) -> ValueInfoProto:
+    inputs = Graph(model).inputs
+    if len(inputs) != 1:
+        names = ", ".join(f"'{value.name}'" for value in inputs)
+        raise ModelRefused(f"A picture model has one input; this one has {len(inputs)} ({names}). Export it with the picture alone.")
+    if inputs[0].type.tensor_type.elem_type not in FLOATS:
+        raise ModelRefused(
+            f"The input '{inputs[0].name}' of a picture model must hold floating point numbers; export it without the cast."
+        )
+    return inputs[0]
+
+
+def _keep_what_makes(model: ModelProto, tensor: str) -> None:
+    """Drop what lies behind the scores, so that it is not run."""
+    needed = Graph(model).needed_for([tensor])
+    nodes = [node for node in model.graph.node if needed.intersection(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.output[:]
+    model.graph.output.append(ValueInfoProto(name=tensor))
+
+
+def _float_input(model: ModelProto, value: ValueInfoProto) -> str:
+    """Name of the float32 input; where the graph wants another precision, a cast is put behind it."""
+    wanted = value.type.tensor_type.elem_type
+    if wanted == TensorProto.FLOAT:
+        return value.name
+    nodes = [helper.make_node("Cast", [PICTURE], [value.name], name=PICTURE, to=wanted), *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return PICTURE
+
+
+def _fix_input_shape(model: ModelProto, source: str, spec: ImageSpec, *, open_batch: bool) -> None:
+    depth = 1 if spec.mode == "L" else 3
+    sides = (depth, *spec.size) if spec.layout == "NCHW" else (*spec.size, depth)
+    del model.graph.input[:]
+    model.graph.input.append(
+        helper.make_tensor_value_info(source, TensorProto.FLOAT, [BATCH if open_batch else 1, *sides])
+    )
+
+
+def _write_shapes(model: ModelProto, probed: ProbedGraph) -> None:
+    """Write what probing found into the model, in place of what the exporter may have left there."""
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        for name in node.output:
+            dtype = probed.dtype(name) if name else None
+            if dtype:
+                model.graph.value_info.append(typed(name, dtype, probed.extents(name)))
+
+
+def typed(name: str, dtype: int, extents: Extents | None) -> ValueInfoProto:
+    """A value with the shape that probing found: static lengths, `N` for the batch, open where it is something else."""
+    value = ValueInfoProto(name=name)
+    value.type.tensor_type.elem_type = dtype
+    if extents is not None:
+        shape = TensorShapeProto()
+        for lengths in extents:
+            dim = shape.dim.add()
+            if lengths is not None and len(set(lengths)) == 1:
+                dim.dim_value = lengths[0]
+            elif lengths is not None and lengths[0] == 1:
+                dim.dim_param = BATCH
+        value.type.tensor_type.shape.CopyFrom(shape)
+    return value
+
+
+def _score_rows(model: ModelProto, tensor: str, lengths: tuple[int, ...], dtype: int | None) -> tuple[str, int]:
+    """Make the scores float32 `[n, k]`, by a cast and a flattening where they are not; their name and k."""
+    count = math.prod(lengths)
+    if len(lengths) > 2 and sorted(lengths)[-2] > 1:
+        raise ModelRefused(
+            f"The scores '{tensor}' have the shape {list(lengths)} for one picture, not one row of numbers; "
+            "name the tensor to explain as `score_output` in model.toml."
+        )
+    name = tensor
+    if dtype != TensorProto.FLOAT:
+        model.graph.node.append(helper.make_node("Cast", [name], [f"{SCORES}_cast"], name=f"{SCORES}_cast", to=TensorProto.FLOAT))
+        name = f"{SCORES}_cast"
+    if len(lengths) != 2:
+        rows = helper.make_tensor(f"{SCORES}_rows", TensorProto.INT64, [2], [-1, count])
+        model.graph.initializer.append(rows)
+        model.graph.node.append(helper.make_node("Reshape", [name, rows.name], [SCORES], name=SCORES))
+        name = SCORES
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, count]))
+    return name, count
+
+
+def _activation(found: Activation | None, count: int, manifest: Manifest) -> Activation:
+    if manifest.task == "regression":
+        return "none"
+    return found or ("softmax" if count > 1 else "sigmoid")
+
+
+def _classes(model: ModelProto, manifest: Manifest, count: int) -> tuple[tuple[str, ...], str]:
+    """One label a score: the manifest's, else those that an exporter left in the metadata, else the numbers."""
+    if manifest.classes:
+        if len(manifest.classes) != count:
+            raise ModelRefused(
+                f"{MANIFEST} names {len(manifest.classes)} classes, but the model gives {count} scores; correct the list."
+            )
+        return manifest.classes, ""
+    for entry in model.metadata_props:
+        if entry.key in _CLASS_KEYS:
+            labels = _labels(entry.value)
+            if len(labels) == count:
+                return labels, ""
+            return _numbered(count), f"The class labels in the model's metadata do not fit its {count} scores and are not used."
+    return _numbered(count), ""
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    """Labels as exporters write them: a JSON list, a mapping from number to label (JSON or Python), or commas."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            value = [part.strip() for part in text.split(",")]
+    if isinstance(value, dict):
+        value = [value[key] for key in sorted(value, key=lambda key: int(key) if str(key).isdigit() else -1)]
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()

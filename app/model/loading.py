@@ -1,0 +1,197 @@
+"""From a file to a model: the checks that come first, one dialect of operators, and the decision picture or table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, ValueInfoProto, checker, helper, inliner, version_converter
+
+from app.cards import Kind
+from app.errors import ModelNotFound, ModelRefused, ModelUnavailable
+from app.model.graph import Graph, all_nodes
+from app.model.image import ImageModel
+from app.model.image_loading import load_image
+from app.model.manifest import Identity, Manifest, read_manifest
+from app.model.scores import FLOATS
+from app.model.session import Cancellation
+from app.model.tabular import TabularModel, load_tabular
+
+MODEL_FILE = "model.onnx"
+MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit
+OPSET = 18  # from this version on axes, bounds and paddings are inputs of their nodes, and rules know one form only
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what the runtime has without foreign libraries
+_SMALL = 4096  # bytes; larger weights are no shapes or axes, and need not travel through checker and converter
+
+
+def load(
+    path: Path,
+    *,
+    name: str,
+    version: str = "1",
+    sha256: str = "",
+    cancellation: Cancellation,
+    threads: int = 1,
+) -> ImageModel | TabularModel:
+    """The model in a folder (`model.onnx`, perhaps `model.toml`) or in a bare .onnx file.
+
+    Args:
+        path: the folder or the file.
+        name, version: what the registry calls it.
+        sha256: what the .onnx bytes must hash to; empty for whatever they do.
+        cancellation: stops the model's runs from another thread.
+        threads: threads inside one operator.
+
+    Raises:
+        ModelNotFound: there is no such file.
+        ModelUnavailable: the file is not the one that `sha256` belongs to.
+        ModelRefused: the file or its manifest cannot be used; the message says why and what to do.
+    """
+    folder = path if path.is_dir() else None
+    file = path / MODEL_FILE if folder else path
+    manifest = read_manifest(folder)
+    model, digest = read_model(file, sha256)
+    identity = Identity(name, version, digest)
+    if kind_of(Graph(model), manifest) == "image":
+        return load_image(model, manifest, identity, folder, lambda: read_model(file, digest)[0], cancellation, threads)
+    return load_tabular(model, manifest, path if folder else path.parent, identity, cancellation, threads)
+
+
+def read_model(file: Path, sha256: str = "") -> tuple[ModelProto, str]:
+    """The checked graph of a file in the dialect of `OPSET`, and the file's SHA-256.
+
+    Raises:
+        ModelNotFound, ModelUnavailable, ModelRefused: as `load`.
+    """
+    if not file.is_file():
+        raise ModelNotFound(f"There is no file '{file.name}' for this model; put the .onnx file into its folder.")
+    if file.stat().st_size > MODEL_BYTES:
+        raise ModelRefused("The model file is larger than 2 GiB, more than one ONNX file can hold; use a smaller model.")
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 and digest != sha256:
+        raise ModelUnavailable("The model's file changed while it was in use; send the request again.")
+    return parse_model(content), digest
+
+
+def parse_model(content: bytes) -> ModelProto:
+    """The checked graph in these bytes, upgraded to `OPSET` where it is older, functions inlined.
+
+    Raises:
+        ModelRefused: the bytes are no ONNX model, or one that the service does not load.
+    """
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as error:
+        raise ModelRefused("The file is not an ONNX model: its bytes are no protobuf message; export it again.") from error
+    if not model.graph.node or not model.opset_import:
+        raise ModelRefused("The file is not an ONNX model: it has no graph with operators; export it again.")
+    _require_single_file(model)
+    _require_known_domains(model)
+    return _in_one_dialect(model)
+
+
+def kind_of(graph: Graph, manifest: Manifest) -> Kind:
+    """What the manifest says, else `image` for one 4-D input of floating point numbers, else `tabular`."""
+    if manifest.kind is not None:
+        return manifest.kind
+    value = graph.inputs[0] if len(graph.inputs) == 1 else None
+    shape = graph.shape(value.name) if value is not None else None
+    is_picture = value is not None and shape is not None and len(shape) == 4 and graph.element_type(value.name) in FLOATS
+    return "image" if is_picture else "tabular"
+
+
+def _require_single_file(model: ModelProto) -> None:
+    for tensor in _tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ModelRefused(
+                "The model keeps weights in other files; save it as one file, "
+                "for instance with onnx.save(model, path, save_as_external_data=False)."
+            )
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    graphs = [model.graph]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes += graph.node
+            continue
+        for attribute in nodes.pop().attribute:
+            yield from (attribute.t, *attribute.tensors)
+            graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []
+
+
+def _require_known_domains(model: ModelProto) -> None:
+    local = {(function.domain, function.name) for function in model.functions}
+    inside = [node for function in model.functions for node in function.node]
+    for node in (*all_nodes(model.graph), *inside):
+        if node.domain not in DOMAINS and (node.domain, node.op_type) not in local:
+            raise ModelRefused(
+                f"The operator {node.domain}.{node.op_type} is not one that ONNX Runtime has by itself; "
+                f"export the model with operators of {', '.join(sorted(DOMAINS - {''}))}."
+            )
+
+
+def _in_one_dialect(model: ModelProto) -> ModelProto:
+    """Inline, check and upgrade the graph in place, without its large weights, which nothing of that reads."""
+    skeleton, large = _without_large_weights(model)
+    try:
+        if skeleton.functions:
+            skeleton = inliner.inline_local_functions(skeleton)
+        checker.check_model(skeleton)
+        if any(entry.domain in {"", "ai.onnx"} and entry.version < OPSET for entry in skeleton.opset_import):
+            skeleton = version_converter.convert_version(skeleton, OPSET)
+    except Exception as error:
+        gist = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ModelRefused(
+            f"The model is not valid ONNX, or too old to be upgraded to opset {OPSET} ({gist}); export it again with a newer opset."
+        ) from error
+    # The weights stay where they are: moving them would copy them.
+    for index in reversed([i for i, tensor in enumerate(model.graph.initializer) if tensor.name not in large]):
+        del model.graph.initializer[index]
+    model.graph.initializer.extend(skeleton.graph.initializer)
+    for part in ("node", "input", "output", "value_info"):
+        del getattr(model.graph, part)[:]
+        getattr(model.graph, part).extend(v for v in getattr(skeleton.graph, part) if part != "input" or v.name not in large)
+    del model.functions[:]
+    del model.opset_import[:]
+    model.opset_import.extend(skeleton.opset_import)
+    model.ir_version = max(skeleton.ir_version, 4)  # below 4, initialisers would have to be inputs
+    return model
+
+
+def _without_large_weights(model: ModelProto) -> tuple[ModelProto, frozenset[str]]:
+    """A copy of the model in which large initialisers are inputs, and their names."""
+    large = frozenset(tensor.name for tensor in model.graph.initializer if tensor.ByteSize() > _SMALL)
+    skeleton = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = skeleton.graph
+    graph.name = model.graph.name or "graph"
+    graph.node.extend(model.graph.node)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    graph.input.extend(value for value in model.graph.input if value.name not in weights)
+    for tensor in model.graph.initializer:
+        if tensor.name in large:
+            graph.input.append(_value_like(tensor))
+        else:
+            graph.initializer.append(tensor)
+            if model.ir_version < 4:
+                graph.input.append(_value_like(tensor))
+    return skeleton, large
+
+
+def _value_like(tensor: TensorProto) -> ValueInfoProto:
+    value: ValueInfoProto = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+    return value
+
+

@@ -1,0 +1,124 @@
+"""ONNX Runtime sessions for a worker: few threads, bounded memory, and runs that another thread can cancel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from app.errors import Cancelled, InputRefusedByModel, ModelRefused
+
+ort.set_default_logger_severity(4)  # what goes wrong is raised; the log would only repeat it, with paths
+
+
+class Cancellation:
+    """Stops the running session of a worker from another thread, and every later run until `reset()`.
+
+    The runtime looks at the flag between two nodes, so one long node is finished first.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._running: ort.RunOptions | None = None
+
+    def cancel(self) -> None:
+        """Stop the current run, and make every later one raise Cancelled."""
+        with self._lock:
+            self._cancelled = True
+            if self._running is not None:
+                self._running.terminate = True
+
+    def reset(self) -> None:
+        """Allow runs again."""
+        with self._lock:
+            self._cancelled = False
+
+    def check(self) -> None:
+        """Raise Cancelled if `cancel()` was called; for loops between runs."""
+        if self._cancelled:
+            raise Cancelled("The work was stopped before it was finished; send the request again.")
+
+    def begin(self) -> ort.RunOptions:
+        """Options for one run, which `cancel()` will reach until `end()`."""
+        options = ort.RunOptions()
+        with self._lock:
+            self.check()
+            self._running = options
+        return options
+
+    def end(self) -> None:
+        """The run is over."""
+        with self._lock:
+            self._running = None
+
+
+class Session:
+    """One graph in ONNX Runtime.
+
+    Args:
+        model: the graph; it is serialised, so the caller may drop it afterwards.
+        cancellation: stops runs of this session.
+        threads: threads inside one operator.
+        optimise: whether the runtime may rewrite the graph; off for graphs that run once.
+
+    Raises:
+        ModelRefused: the runtime cannot load the graph.
+    """
+
+    def __init__(self, model: onnx.ModelProto, cancellation: Cancellation, threads: int = 1, *, optimise: bool = True) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        # Outside of the arena, weights are allocated once at their size; in it, they would fragment what runs need.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        if not optimise:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            content = model.SerializeToString()
+        except ValueError as error:  # protobuf's own limit
+            raise ModelRefused("The model is larger than 2 GiB, more than one ONNX file can hold; use a smaller one.") from error
+        try:
+            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelRefused(
+                f"ONNX Runtime {ort.__version__} cannot load this model ({_sentence(error)}); "
+                "export it again with operators that this runtime has."
+            ) from error
+        self._cancellation = cancellation
+        self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None) -> list[Any]:
+        """The wanted outputs (default: all, in the graph's order).
+
+        Raises:
+            Cancelled: the run was stopped from another thread.
+            InputRefusedByModel: the runtime failed on these values or shapes.
+        """
+        options = self._cancellation.begin()
+        try:
+            results: list[Any] = self._session.run(outputs, feeds, options)
+        except Exception as error:
+            self._cancellation.check()
+            raise InputRefusedByModel(
+                f"The model's runtime refused this input ({_sentence(error)}); check its shape, types and values."
+            ) from error
+        finally:
+            self._cancellation.end()
+        return results
+
+
+def _sentence(error: Exception) -> str:
+    """The gist of a runtime's message: its last part, without status code, file names and addresses."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    parts = [part.strip() for part in text.split(" : ") if part.strip()]
+    gist = parts[-1] if parts else text
+    return " ".join(word for word in gist.split() if "/" not in word and "0x" not in word)[:200].rstrip(".")

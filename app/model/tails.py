@@ -1,0 +1,109 @@
+"""The two halves of a picture model around a layer: the head makes the layer, the tail makes scores of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from app.model.graph import BATCH, Graph, assemble, reads
+from app.model.inspection import PictureGraph
+
+_BATCH_TENSOR = "onnxplain_batch"
+
+
+@dataclass(frozen=True)
+class Tail:
+    """A model from a layer to the scores.
+
+    Attributes:
+        model: its first input is the layer, the others are `crossing`; its output is the scores.
+        layer: name of the layer's tensor.
+        crossing: tensors that reach the score beside the layer, such as a skip connection; none where the layer is a cut.
+    """
+
+    model: ModelProto
+    layer: str
+    crossing: tuple[str, ...]
+
+
+def cut_tail(picture: PictureGraph, layer: str, weights: Mapping[str, TensorProto]) -> Tail:
+    """The part of a model behind `layer`.
+
+    Sizes that the tail would read from tensors before the layer, or from the picture itself, are worked out from the layer's
+    own batch size, so that the tail can run on another batch than the head.
+    """
+    graph = picture.graph
+    downstream = graph.reached_from([layer], through_shapes=False)
+    moving = graph.reached_from([picture.source], through_shapes=False)
+    wanted: set[str] = set()
+    crossing: dict[str, None] = {}
+    replaced: dict[str, list[NodeProto]] = {}
+    constants: dict[str, TensorProto] = {}
+    waiting = [picture.score]
+    while waiting:
+        name = waiting.pop()
+        node = graph.producer.get(name)
+        if name in wanted or name == layer or node is None:
+            continue
+        if name not in downstream and name in moving:
+            crossing[name] = None
+            continue
+        wanted.add(name)
+        if node.op_type == "Shape" and node.input[0] not in downstream:
+            if node.output[0] not in replaced:
+                replaced[node.output[0]] = _sizes(graph, node, constants)
+            continue
+        waiting += reads(node)
+    nodes: list[NodeProto] = []
+    for node in graph.model.graph.node:
+        if wanted.intersection(node.output):
+            nodes += replaced.get(node.output[0], [node])
+    if any(_BATCH_TENSOR in node.input for node in nodes):
+        axis = _batch_axis(graph.types[layer])
+        batch = helper.make_node("Shape", [layer], [_BATCH_TENSOR], name=_BATCH_TENSOR, start=axis, end=axis + 1)
+        nodes.insert(0, batch)
+    inputs = [graph.types[layer], *(graph.types[name] for name in crossing)]
+    model = assemble(graph.model, nodes, inputs, [graph.types[picture.score]], {**weights, **constants}, graph.types)
+    return Tail(model, layer, tuple(crossing))
+
+
+def cut_head(picture: PictureGraph, layer: str, crossing: tuple[str, ...], weights: Mapping[str, TensorProto]) -> ModelProto:
+    """The part of a model that makes `layer`, and what else its tail needs."""
+    graph = picture.graph
+    outputs = [graph.types[name] for name in (layer, *crossing)]
+    return graph.extract([graph.types[picture.source]], outputs, weights)
+
+
+def repeated(tensor: np.ndarray, value: ValueInfoProto, times: int) -> np.ndarray:
+    """The tensor with its one picture repeated along the batch axis; itself where it has none."""
+    names = [dim.dim_param for dim in value.type.tensor_type.shape.dim]
+    return np.repeat(tensor, times, axis=names.index(BATCH)) if times > 1 and BATCH in names else tensor
+
+
+def _batch_axis(value: ValueInfoProto) -> int:
+    names = [dim.dim_param for dim in value.type.tensor_type.shape.dim]
+    return names.index(BATCH) if BATCH in names else 0
+
+
+def _sizes(graph: Graph, node: NodeProto, constants: dict[str, TensorProto]) -> list[NodeProto]:
+    """Nodes that give what `node`, a Shape, gives: static lengths as they are, the batch from the layer.
+
+    A length that follows the batch in another way is left to the Shape itself.
+    """
+    bounds = {a.name: a.i for a in node.attribute}
+    shape = graph.shape(node.input[0])
+    if shape is None or any(length is None for length in shape):
+        return [node]
+    output = node.output[0]
+    parts = []
+    for axis, length in enumerate(shape[bounds.get("start", 0) : bounds.get("end", len(shape))]):
+        if isinstance(length, int):
+            part = f"{output}_{axis}"
+            constants[part] = numpy_helper.from_array(np.array([length], np.int64), part)
+            parts.append(part)
+        else:
+            parts.append(_BATCH_TENSOR)
+    return [helper.make_node("Concat", parts, [output], name=f"{output}_sizes", axis=0)]
