@@ -7,7 +7,9 @@ profiles and gamma are ignored, as training pipelines ignore them. Transparency 
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -213,10 +215,8 @@ def to_tensor(picture: Pixels, spec: ImageSpec) -> tuple[Floats, Geometry]:
     if spec.mode == "L":
         image = image.convert("L")
     top, left, bottom, right = geometry.content
-    y0, x0, y1, x1 = geometry.source
     size = (right - left, bottom - top)
-    if size != image.size or (x0, y0, x1, y1) != (0, 0, *size):
-        image = image.resize(size, Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+    image = _resized(image, size, geometry.source)
     if size != geometry.canvas[::-1]:
         grey = LETTERBOX_GREY if spec.fit == "letterbox" else 0
         canvas = Image.new(image.mode, geometry.canvas[::-1], (grey,) * len(image.getbands()))
@@ -233,6 +233,23 @@ def to_tensor(picture: Pixels, spec: ImageSpec) -> tuple[Floats, Geometry]:
         levels = (levels - np.float32(spec.mean[channel])) / np.float32(spec.std[channel])
         levels.take(pixels[..., channel], out=tensor[0, channel])
     return tensor, geometry
+
+
+def _resized(image: Image.Image, size: tuple[int, int], source: tuple[float, float, float, float]) -> Image.Image:
+    """The part `source` of a picture at `size` (width, height).
+
+    The whole is resized and then cut, as torchvision does: cutting first moves one level in a hundred at ties. Only a
+    strip, of which little is left, is cut first: enlarging all of 65,535 x 1 pixels would take gigabytes.
+    """
+    y0, x0, y1, x1 = source
+    zoom = (size[0] / (x1 - x0), size[1] / (y1 - y0))
+    whole = (round(image.width * zoom[0]), round(image.height * zoom[1]))
+    if whole == image.size == size:
+        return image
+    if whole[0] * whole[1] > 64 * size[0] * size[1]:
+        return image.resize(size, Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+    left, top = round(x0 * zoom[0]), round(y0 * zoom[1])
+    return image.resize(whole, Image.Resampling.BILINEAR).crop((left, top, left + size[0], top + size[1]))
 
 
 def place_back(values: Floats, geometry: Geometry) -> Floats:
@@ -292,7 +309,21 @@ def overlay(picture: Pixels, heatmap: Pixels, colormap: str = "turbo", alpha: fl
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """A picture [H, W, 3] or a grey map [H, W] as PNG: fast rather than small, since it is made once and read once."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    """A picture [H, W, 3] or a grey map [H, W] as PNG (ISO/IEC 15948), fast rather than small.
+
+    Each row is stored as its difference to the row above, run-length and Huffman coded: within a fifth of the size that
+    Pillow's level 1 reaches, in a fifth of its time, which would otherwise be longer than the explanation itself.
+    """
+    height, width = pixels.shape[:2]
+    rows = pixels.reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = 2  # the filter "up"
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", deflate.compress(filtered.data) + deflate.flush()), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I4s", len(data), kind) + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+        for kind, data in chunks
+    )
