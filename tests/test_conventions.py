@@ -35,11 +35,12 @@ ARROWS: dict[str, set[str]] = {
     "app.settings": set(),
     "app.main": {"app.settings", "app.api", "app.registry", "app.cache", "app.engine.pool", "app.engine.task"},
     "app.server": {"app.main", "app.settings", "app.api", "app.logs"},
-    "app.cli": {"app.server", "app.settings", "app.engine", "app.registry"},
+    "app.cli": {"app.server", "app.settings", "app.engine.pool", "app.engine.task", "app.answers"},
     "app.client": set(),
+    "app.answers": {"app.engine.task"},
     "app.logs": set(),
     "app.cache": {"app.engine.task"},
-    "app.api": {"app.settings", "app.registry", "app.cache", "app.engine.pool", "app.engine.task"},
+    "app.api": {"app.settings", "app.registry", "app.answers", "app.cache", "app.engine.pool", "app.engine.task"},
     "app.registry": {"app.engine.pool", "app.engine.task", "app.settings"},
     "app.engine": {"app.engine.task"},
     "app.engine.worker": {"app.engine", "app.model"},
@@ -163,7 +164,9 @@ def test_error_codes_are_unique() -> None:
 
 
 def test_only_the_unforeseen_is_a_500() -> None:
-    assert {kind for kind, status in STATUS.items() if status == HTTPStatus.INTERNAL_SERVER_ERROR} == {errors.ExplainError}
+    assert {kind for kind, status in STATUS.items() if status == HTTPStatus.INTERNAL_SERVER_ERROR} == {
+        errors.ExplainError
+    }
 
 
 def test_a_documented_error_shows_an_example_of_itself() -> None:

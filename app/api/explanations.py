@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app import errors
+from app.answers import importances_csv, picture_document, table_document
 from app.api import examples
-from app.api.models import ModelName, json_answer, used, with_total
+from app.api.models import ModelName, json_answer, with_total
 from app.api.problems import documented
-from app.api.requests import JSON, PNG, preferred, read_body, timeout_s
+from app.api.requests import CSV, JSON, PNG, preferred, read_body, timeout_s
 from app.api.schemas import PictureAnswer, TableAnswer
 from app.api.state import state
-from app.cards import ModelCard
-from app.engine.task import ExplainTask, Heatmap, ModelRef, PictureExplanation, TableExplanation
+from app.cards import Kind, ModelCard
+from app.engine.task import ExplainTask, ModelRef, PictureExplanation, TableExplanation
 from app.methods import METHODS, Method
 
 router = APIRouter()
+
+_ANSWERS: dict[Kind, tuple[str, ...]] = {"image": (JSON, PNG), "tabular": (JSON, CSV)}
 
 
 def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
     async def explain(request: Request, name: ModelName, options: Any) -> Response:
         service = state(request)
         ref, card = service.registry.ready(name)
-        wanted = preferred(request, (JSON, PNG) if method.kind == "image" else (JSON,))
+        wanted = preferred(request, _ANSWERS[method.kind])
         _refuse_other_kind(method, card)
         body, sent, given = await read_body(request, method.kind, method.options, options)
         if method.kind == "tabular":
@@ -41,11 +42,13 @@ def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
             ExplainTask(ref, method.name, sent, body, given, pictures, service.settings.limits()),
             timeout_s(request, service.settings),
         )
+        timings_ms = with_total(answer.timings_ms, started)
         if isinstance(answer, TableExplanation):
-            return _table_answer(ref, method, answer, started)
+            document = table_document(ref, method.name, answer, timings_ms)
+            return json_answer(document) if wanted == JSON else _csv(document)
         if wanted == PNG:
             return _picture(ref, method, answer)
-        return _picture_answer(ref, method, answer, started)
+        return json_answer(picture_document(ref, method.name, answer, timings_ms))
 
     # FastAPI reads the annotations: the query parameters are the method's own options model.
     explain.__annotations__ |= {"options": Annotated[method.options, Query()], "name": ModelName, "request": Request}
@@ -60,33 +63,6 @@ def _refuse_other_kind(method: Method, card: ModelCard) -> None:
             f"{method.name} explains {takes[method.kind]}, but model '{card.name}' takes {takes[card.kind]}. "
             f"Use one of: {', '.join(card.explainers)}."
         )
-
-
-def _picture_answer(ref: ModelRef, method: Method, answer: PictureExplanation, started: float) -> Response:
-    return json_answer(
-        {
-            "model": used(ref),
-            "method": method.name,
-            "predictions": [asdict(prediction) for prediction in answer.predictions],
-            "explanations": [_target(heatmap) for heatmap in answer.explanations],
-            "gradient": asdict(answer.gradient),
-            "warnings": answer.warnings,
-            "timings_ms": with_total(answer.timings_ms, started),
-        }
-    )
-
-
-def _target(heatmap: Heatmap) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "target": asdict(heatmap.target),
-        "layer": None if heatmap.layer_name is None else {"name": heatmap.layer_name, "shape": heatmap.layer_shape},
-        "heatmap": base64.b64encode(heatmap.heatmap or b"").decode(),
-        "overlay": base64.b64encode(heatmap.overlay or b"").decode(),
-        "maximum": heatmap.maximum,
-    }
-    if heatmap.values is not None:
-        fields["values"] = heatmap.values
-    return fields
 
 
 def _picture(ref: ModelRef, method: Method, answer: PictureExplanation) -> Response:
@@ -108,12 +84,14 @@ def _picture(ref: ModelRef, method: Method, answer: PictureExplanation) -> Respo
     return Response(first.overlay or first.heatmap, media_type=PNG, headers=headers)
 
 
-def _table_answer(ref: ModelRef, method: Method, answer: TableExplanation, started: float) -> Response:
-    return json_answer(
-        {"model": used(ref), "method": method.name}
-        | dict(answer.document)
-        | {"timings_ms": with_total(answer.timings_ms, started)}
-    )
+def _csv(document: dict[str, Any]) -> Response:
+    """The importances alone, as a table; what else JSON would say stands in headers."""
+    headers = {
+        "X-Onnxplain-Model": document["model"]["name"],
+        "X-Onnxplain-Sha256": document["model"]["sha256"],
+        "X-Onnxplain-Method": document["method"],
+    }
+    return Response(importances_csv(document), media_type=CSV, headers=headers)
 
 
 _TAGS = {"image": "Explain a picture", "tabular": "Explain a table"}
@@ -129,6 +107,8 @@ for _method in METHODS.values():
             errors.UnsupportedOperator,
         )
         _responses[200] = {"content": {PNG: {"schema": {"type": "string", "format": "binary"}}}}
+    else:
+        _responses[200] = {"content": {CSV: {"schema": {"type": "string"}}}}
     router.add_api_route(
         f"/v1/models/{{name}}/explanations/{_method.name}",
         _handler(_method),

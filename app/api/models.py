@@ -13,12 +13,13 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse
 
 from app import errors
+from app.answers import predictions_document
 from app.api import examples
 from app.api.problems import documented
 from app.api.requests import JSON, preferred, read_body, timeout_s
 from app.api.schemas import ModelDetail, ModelList, ModelSummary, PredictionAnswer
 from app.api.state import State, state
-from app.engine.task import ExplainTask, ModelRef, Predictions
+from app.engine.task import ExplainTask, Predictions
 from app.options import Options
 from app.registry import Registered
 
@@ -89,13 +90,7 @@ async def predict(request: Request, name: ModelName, options: Annotated[Options,
         ExplainTask(ref, "predictions", sent, body, given, (), service.settings.limits()),
         timeout_s(request, service.settings),
     )
-    return json_answer(
-        {
-            "model": used(ref),
-            "predictions": answer.rows,
-            "timings_ms": with_total(answer.timings_ms, started),
-        }
-    )
+    return json_answer(predictions_document(ref, answer, with_total(answer.timings_ms, started)))
 
 
 def json_answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
@@ -103,11 +98,6 @@ def json_answer(document: dict[str, Any], headers: dict[str, str] | None = None)
     import orjson
 
     return Response(orjson.dumps(document), media_type=JSON, headers=headers)
-
-
-def used(ref: ModelRef) -> dict[str, str]:
-    """The `model` of an answer: which exact file made it."""
-    return {"name": ref.name, "version": ref.version, "sha256": ref.sha256}
 
 
 def with_total(timings_ms: Any, started: float) -> dict[str, float]:
@@ -156,4 +146,4 @@ def detail(model: Registered, base_url: str) -> ModelDetail:
     )
 
 
-__all__ = ["ModelName", "State", "detail", "json_answer", "router", "used", "with_total"]
+__all__ = ["ModelName", "State", "detail", "json_answer", "router", "with_total"]
