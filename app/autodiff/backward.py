@@ -15,10 +15,13 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from app.autodiff import rules as _rules  # noqa: F401 - fills the table
 from app.autodiff.emit import Emitter
-from app.autodiff.graph import Graph, Node, captured
-from app.autodiff.normalise import normalise
+from app.autodiff.graph import FLOATS, Graph, Node, captured
+from app.autodiff.normalise import expand, is_function, normalise
 from app.autodiff.rule import RULES, ZERO_DERIVATIVE, unsupported
 from app.errors import UnsupportedOperator
+
+# Their integers stand for numbers, so a cotangent has to pass through them; other integers end the path.
+QUANTISING = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,7 @@ def differentiate(
     Raises:
         UnsupportedOperator: a node on the way has no rule, or its rule does not cover how the node is used.
     """
-    graph = Graph(normalise(model))
-    path = _path(graph, output, wrt)
+    graph, path = _prepare(model, output, wrt)
     _require_rules(graph, path, output)
     op = Emitter(graph)
     arrived: dict[str, list[str]] = {output: [cotangent]}
@@ -69,7 +71,7 @@ def differentiate(
         cotangents = [_sum(op, arrived, name) for name in node.outputs]
         if all(g is None for g in cotangents):
             continue
-        op.dtype = next(graph.dtype(o) for o, g in zip(node.outputs, cotangents, strict=True) if g) or TensorProto.FLOAT
+        op.dtype = next(_float_type(graph, o) for o, g in zip(node.outputs, cotangents, strict=True) if g)
         for name, value in zip(node.inputs, _apply(op, node, cotangents), strict=True):
             if value is not None and name in on_path:
                 arrived.setdefault(name, []).append(value)
@@ -81,8 +83,19 @@ def differentiate(
 
 def missing_rules(model: onnx.ModelProto, output: str, wrt: Sequence[str]) -> list[MissingRule]:
     """The nodes between `output` and `wrt` that have no rule; where it is empty, `differentiate` may still refuse a usage."""
+    _, path = _prepare(model, output, wrt)
+    return [MissingRule(node.operator, node.name) for node in path if node.operator not in RULES]
+
+
+def _prepare(model: onnx.ModelProto, output: str, wrt: Sequence[str]) -> tuple[Graph, list[Node]]:
+    """The graph and its path, operators without a rule being replaced by their function bodies where they have one."""
     graph = Graph(normalise(model))
-    return [MissingRule(node.operator, node.name) for node in _path(graph, output, wrt) if node.operator not in RULES]
+    while True:
+        path = _path(graph, output, wrt)
+        functions = {n.operator for n in path if n.operator not in RULES and is_function(n.operator)}
+        if not functions:
+            return graph, path
+        graph = Graph(normalise(expand(graph.model, functions)))
 
 
 def _path(graph: Graph, output: str, wrt: Iterable[str]) -> list[Node]:
@@ -92,8 +105,10 @@ def _path(graph: Graph, output: str, wrt: Iterable[str]) -> list[Node]:
     for node in graph.nodes:
         if node.op_type in ZERO_DERIVATIVE and not node.domain:
             continue
-        if any(name in moved for name in [*node.input, *captured(node)]):
-            moved |= {name for name in node.output if name and graph.is_float(name)}
+        carried = [name for name in [*node.input, *captured(node)] if name in moved]
+        if carried:
+            quantised = node.op_type in QUANTISING or node.domain or not all(map(graph.is_float, carried))
+            moved |= {name for name in node.output if name and (quantised or graph.is_float(name))}
             candidates.append(node)
     needed, path = {output}, []
     for proto in reversed(candidates):
@@ -170,7 +185,7 @@ def _assemble(
         opset_imports=graph.model.opset_import,
         ir_version=graph.model.ir_version,
     )
-    straight = any(node.proto.op_type in ("QuantizeLinear", "DequantizeLinear") for node in path)
+    straight = any(node.operator in QUANTISING for node in path)
     return Differentiated(model, names, straight)
 
 
@@ -186,8 +201,14 @@ def _alive(nodes: Sequence[NodeProto], wanted: Iterable[str]) -> list[NodeProto]
 
 def _describe(graph: Graph, name: str, like: str) -> ValueInfoProto:
     """A graph input or output of the type of a forward tensor; lengths that follow the batch stay open."""
-    return helper.make_tensor_value_info(name, graph.dtype(like) or TensorProto.FLOAT, graph.shape(like))
+    return helper.make_tensor_value_info(name, _float_type(graph, like), graph.shape(like))
+
+
+def _float_type(graph: Graph, name: str) -> int:
+    """The type of a tensor's cotangent: its own, or float32 for quantised integers."""
+    kind = graph.dtype(name)
+    return kind if kind in FLOATS else TensorProto.FLOAT
 
 
 def _zero(graph: Graph, name: str) -> TensorProto:
-    return helper.make_tensor("value", graph.dtype(name) or TensorProto.FLOAT, [1], [0.0])
+    return helper.make_tensor("value", _float_type(graph, name), [1], [0.0])

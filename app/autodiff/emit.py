@@ -92,6 +92,14 @@ class Emitter:
         lengths = [None] if shape is None else [length if axis in axes else 1 for axis, length in enumerate(shape)]
         return self.Expand(value, self.Shape(like) if None in lengths else np.array(lengths, np.int64))
 
+    def pad(self, value: str, rank: int, borders: dict[int, tuple[int, int]]) -> str:
+        """The value with zeros before and after it along some axes; negative widths cut.
+
+        All widths are written out: ONNX Runtime 1.31 moves transposes across Pad as if its `axes` input were not there.
+        """
+        pads = [borders.get(axis, (0, 0))[side] for side in (0, 1) for axis in range(rank)]
+        return self.Pad(value, pads) if any(pads) else value
+
     def sum_to(self, value: str, extents: Extents | None, like: str) -> str:
         """Undo broadcasting: sum a value of the given extents over the axes along which `like` was repeated."""
         own = self.graph.extents(like)

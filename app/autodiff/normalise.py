@@ -2,16 +2,112 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
-from onnx import inliner, version_converter
+from onnx import GraphProto, NodeProto, defs, inliner, version_converter
+
+from app.autodiff.graph import Graph
+from app.errors import ModelRefused
 
 DIALECT = 18  # from this opset on axes, bounds, pads and splits are inputs; rules write and read it
+OLDEST = 9
+LARGE = 1 << 10  # bytes; weights above it stay out of the converter, which would copy them several times
 
 
 def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with local functions inlined and at least opset 18; itself where nothing is to do."""
+    """The same model in the dialect of the rules; itself where nothing is to do.
+
+    Local functions are inlined, operators are upgraded to opset 18 where they are older, and of an `If` whose condition is fixed
+    the branch that is always taken stays. Operators of opset 18 and later are left as they are.
+
+    Raises:
+        ModelRefused: the model is older than opset 9, or the upgrade fails.
+    """
     if model.functions:
         model = inliner.inline_local_functions(model)
-    if any(o.domain in ("", "ai.onnx") and o.version < DIALECT for o in model.opset_import):
-        model = version_converter.convert_version(model, DIALECT)
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), DIALECT)
+    if version < DIALECT:
+        model = _upgrade(model, version)
+    while any(node.op_type == "If" for node in model.graph.node):
+        resolved = _resolve_branches(model)
+        if resolved is model:
+            break
+        model = resolved
     return model
+
+
+def expand(model: onnx.ModelProto, operators: Iterable[str]) -> onnx.ModelProto:
+    """The model with operators replaced by the function bodies that the ONNX specification gives for them."""
+    return inliner.inline_selected_functions(model, [("", name) for name in operators], inline_schema_functions=True)
+
+
+def is_function(operator: str) -> bool:
+    """Whether the specification defines the operator by a function body, so that `expand` can replace it."""
+    try:
+        schema = defs.get_schema(operator)
+    except defs.SchemaError:
+        return False
+    return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]  # absent from the stub
+
+
+def _upgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    if version < OLDEST:
+        raise ModelRefused(
+            f"The model is of opset {version}, but opset {OLDEST} or newer is needed. Export it again with a newer opset."
+        )
+    slim = onnx.ModelProto()
+    slim.CopyFrom(model)
+    large = [t for t in slim.graph.initializer if t.ByteSize() > LARGE]
+    small = [t for t in slim.graph.initializer if t.ByteSize() <= LARGE]
+    known = {i.name for i in slim.graph.input}
+    del slim.graph.initializer[:]
+    slim.graph.initializer.extend(small)
+    stand_ins = [
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large if t.name not in known
+    ]
+    slim.graph.input.extend(stand_ins)
+    slim.ir_version = max(slim.ir_version, 8)
+    try:
+        upgraded = version_converter.convert_version(slim, DIALECT)
+    except Exception as error:
+        raise ModelRefused(
+            f"The model cannot be brought from opset {version} to {DIALECT} ({error}). Export it again with opset {DIALECT} or newer."
+        ) from error
+    added = {i.name for i in stand_ins}
+    inputs = [i for i in upgraded.graph.input if i.name not in added]
+    del upgraded.graph.input[:]
+    upgraded.graph.input.extend(inputs)
+    upgraded.graph.initializer.extend(large)
+    return upgraded
+
+
+def _resolve_branches(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put in place of each `If` with a fixed condition the nodes of the branch taken."""
+    graph = Graph(model)
+    nodes: list[NodeProto] = []
+    weights = list(model.graph.initializer)
+    found = False
+    for node in model.graph.node:
+        condition = graph.constant(node.input[0]) if node.op_type == "If" else None
+        if condition is None:
+            nodes.append(node)
+            continue
+        found = True
+        branch: GraphProto = next(
+            a.g for a in node.attribute if a.name == ("then_branch" if condition.item() else "else_branch")
+        )
+        weights.extend(branch.initializer)
+        nodes.extend(branch.node)
+        nodes.extend(
+            onnx.helper.make_node("Identity", [inner.name], [outer])
+            for inner, outer in zip(branch.output, node.output, strict=True)
+        )
+    if not found:
+        return model
+    resolved = onnx.ModelProto()
+    resolved.CopyFrom(model)
+    del resolved.graph.node[:], resolved.graph.initializer[:]
+    resolved.graph.node.extend(nodes)
+    resolved.graph.initializer.extend(weights)
+    return resolved

@@ -2,11 +2,15 @@
 
 from app.autodiff.rules import (  # noqa: F401 - imported for their entries in the table
     activations,
+    classical,
     convolution,
     elementwise,
     indexing,
+    linear,
     normalisation,
     pooling,
+    quantisation,
     reductions,
+    resampling,
     shape,
 )

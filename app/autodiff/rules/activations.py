@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Node
 from app.autodiff.rule import Cotangents, vjp
@@ -14,11 +16,140 @@ def relu(op: Emitter, node: Node, g: str) -> Cotangents:
     return [op.Where(op.Greater(y, 0.0), g, 0.0)]
 
 
+@vjp("LeakyRelu")
+def leaky_relu(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x where x > 0, else alpha x;  dx = g, else alpha g. The sign of y is that of x unless alpha is negative."""
+    alpha = float(node.attribute("alpha", 0.01))
+    seen = node.outputs[0] if alpha >= 0 else node.input(0)
+    return [op.Where(op.Greater(seen, 0.0), g, op.Mul(g, alpha))]
+
+
+@vjp("PRelu", broadcasts=True)
+def prelu(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x where x >= 0, else a x;  dx = g, else a g;  da = g x where x < 0."""
+    x, slope = node.inputs
+    negative = op.Less(x, 0.0)
+    da = op.Where(negative, op.Mul(g, x), 0.0) if node.wanted[1] else None
+    return [op.Where(negative, op.Mul(g, slope), g), da]
+
+
+@vjp("Elu")
+def elu(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x where x > 0, else a (exp(x) - 1);  dx = g, else g (y + a)."""
+    (x,), (y,) = node.inputs, node.outputs
+    alpha = float(node.attribute("alpha", 1.0))
+    return [op.Where(op.Greater(y if alpha >= 0 else x, 0.0), g, op.Mul(g, op.Add(y, alpha)))]
+
+
+@vjp("Selu")
+def selu(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = c x where x > 0, else c a (exp(x) - 1);  dx = c g, else g (y + c a)."""
+    (y,) = node.outputs
+    alpha = float(node.attribute("alpha", 1.67326319217681884765625))
+    gamma = float(node.attribute("gamma", 1.05070102214813232421875))
+    return [op.Mul(g, op.Where(op.Greater(y, 0.0), gamma, op.Add(y, gamma * alpha)))]
+
+
+@vjp("Celu")
+def celu(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x where x > 0, else a (exp(x/a) - 1);  dx = g, else g (y/a + 1)."""
+    (y,) = node.outputs
+    alpha = float(node.attribute("alpha", 1.0))
+    return [op.Where(op.Greater(y, 0.0), g, op.Mul(g, op.Add(op.Mul(y, 1 / alpha), 1.0)))]
+
+
+@vjp("ThresholdedRelu")
+def thresholded_relu(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x where x > alpha, else 0;  dx = g there."""
+    return [op.Where(op.Greater(node.input(0), float(node.attribute("alpha", 1.0))), g, 0.0)]
+
+
+@vjp("Shrink")
+def shrink(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x + bias where x < -lambda, x - bias where x > lambda, else 0;  dx = g where |x| > lambda."""
+    return [op.Where(op.Greater(op.Abs(node.input(0)), float(node.attribute("lambd", 0.5))), g, 0.0)]
+
+
 @vjp("Sigmoid")
 def sigmoid(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = 1 / (1 + exp(-x));  dx = g y (1 - y)."""
     (y,) = node.outputs
     return [op.Mul(g, op.Mul(y, op.Sub(1.0, y)))]
+
+
+@vjp("HardSigmoid")
+def hard_sigmoid(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = min(max(a x + b, 0), 1);  dx = a g where 0 < y < 1."""
+    (y,) = node.outputs
+    sloped = op.And(op.Greater(y, 0.0), op.Less(y, 1.0))
+    return [op.Where(sloped, op.Mul(g, float(node.attribute("alpha", 0.2))), 0.0)]
+
+
+@vjp("HardSwish")
+def hard_swish(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x h with h = min(max(x/6 + 1/2, 0), 1);  dx = g (h + x/6 where 0 < h < 1)."""
+    (x,) = node.inputs
+    h = op.HardSigmoid(x, alpha=1 / 6, beta=0.5)
+    sloped = op.And(op.Greater(h, 0.0), op.Less(h, 1.0))
+    return [op.Mul(g, op.Add(h, op.Where(sloped, op.Mul(x, 1 / 6), 0.0)))]
+
+
+@vjp("Tanh")
+def tanh(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = tanh(x);  dx = g (1 - y^2)."""
+    (y,) = node.outputs
+    return [op.Mul(g, op.Sub(1.0, op.Mul(y, y)))]
+
+
+@vjp("Softplus")
+def softplus(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = log(1 + exp(x));  dx = g (1 - exp(-y))."""
+    (y,) = node.outputs
+    return [op.Mul(g, op.Sub(1.0, op.Exp(op.Neg(y))))]
+
+
+@vjp("Softsign")
+def softsign(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x / (1 + |x|);  dx = g (1 - |y|)^2."""
+    (y,) = node.outputs
+    rest = op.Sub(1.0, op.Abs(y))
+    return [op.Mul(g, op.Mul(rest, rest))]
+
+
+@vjp("Mish")
+def mish(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x t with t = tanh(softplus(x));  dx = g (t + x (1 - t^2) sigmoid(x))."""
+    (x,) = node.inputs
+    t = op.Tanh(op.Softplus(x))
+    return [op.Mul(g, op.Add(t, op.Mul(op.Mul(x, op.Sigmoid(x)), op.Sub(1.0, op.Mul(t, t)))))]
+
+
+@vjp("Swish")
+def swish(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x s with s = sigmoid(a x);  dx = g (s + a y (1 - s))."""
+    (x,), (y,) = node.inputs, node.outputs
+    alpha = float(node.attribute("alpha", 1.0))
+    s = op.Sigmoid(op.Mul(x, alpha))
+    return [op.Mul(g, op.Add(s, op.Mul(op.Mul(y, alpha), op.Sub(1.0, s))))]
+
+
+@vjp("Gelu")
+def gelu(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x P(x), P the normal distribution or its tanh approximation;  dx = g (P(x) + x P'(x)).
+
+    P = (1 + erf(x/sqrt 2)) / 2 has P' = exp(-x^2/2) / sqrt(2 pi);
+    P = (1 + t) / 2 with t = tanh(c (x + k x^3)) has P' = (1 - t^2) c (1 + 3 k x^2) / 2.
+    """
+    (x,) = node.inputs
+    square = op.Mul(x, x)
+    if node.attribute("approximate", "none") == "tanh":
+        c, k = math.sqrt(2 / math.pi), 0.044715
+        t = op.Tanh(op.Mul(x, op.Add(op.Mul(square, c * k), c)))
+        slope = op.Mul(op.Sub(1.0, op.Mul(t, t)), op.Add(op.Mul(square, 1.5 * c * k), 0.5 * c))
+    else:
+        t = op.Erf(op.Mul(x, math.sqrt(0.5)))
+        slope = op.Mul(op.Exp(op.Mul(square, -0.5)), 1 / math.sqrt(2 * math.pi))
+    return [op.Mul(g, op.Add(op.Add(op.Mul(t, 0.5), 0.5), op.Mul(x, slope)))]
 
 
 @vjp("Clip")
@@ -35,7 +166,7 @@ def clip(op: Emitter, node: Node, g: str) -> Cotangents:
 
 @vjp("Softmax")
 def softmax(op: Emitter, node: Node, g: str) -> Cotangents:
-    """y = exp(x) / sum exp(x);  dx = y (g - sum(g y))."""
+    """y = exp(x) / sum(exp(x));  dx = y (g - sum(g y))."""
     (y,) = node.outputs
     gy = op.Mul(g, y)
     return [op.Sub(gy, op.Mul(y, op.ReduceSum(gy, [node.attribute("axis", -1)])))]
@@ -43,6 +174,6 @@ def softmax(op: Emitter, node: Node, g: str) -> Cotangents:
 
 @vjp("LogSoftmax")
 def log_softmax(op: Emitter, node: Node, g: str) -> Cotangents:
-    """y = x - log sum exp(x);  dx = g - exp(y) sum(g)."""
+    """y = x - log(sum(exp(x)));  dx = g - exp(y) sum(g)."""
     (y,) = node.outputs
     return [op.Sub(g, op.Mul(op.Exp(y), op.ReduceSum(g, [node.attribute("axis", -1)])))]

@@ -1,8 +1,9 @@
-"""Convolutions and matrix products. Weights are never differentiated: an explanation asks about data."""
+"""Convolutions. Their weights are never differentiated: an explanation asks about data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -113,65 +114,46 @@ def _transposed(op: Emitter, node: Node, g: str, window: Window) -> str:
     size = op.Slice(op.Shape(node.input(0)), [2], [2 + len(sizes)])
     padded = op.Add(size, list(window.begins))
     short = op.Max(op.Sub(padded, op.Slice(op.Shape(full), [2], [2 + len(sizes)])), [0] * len(sizes))
-    full = op.Pad(full, op.Concat([0] * len(sizes), short, axis=0), None, axes)
+    full = op.Pad(full, op.Concat([0] * (4 + len(sizes)), short, axis=0))
     return op.Slice(full, list(window.begins), padded, axes)
 
 
-@vjp("Gemm")
-def gemm(op: Emitter, node: Node, g: str) -> Cotangents:
-    """y = alpha a' b' + beta c, a' and b' transposed if asked;  da' = alpha g b'^T,  db' = alpha a'^T g,  dc = beta g."""
-    a, b = node.inputs[:2]
-    turn_a, turn_b = node.attribute("transA", 0), node.attribute("transB", 0)
-    scale = {"alpha": node.attribute("alpha", 1.0)}
-    da = db = dc = None
-    if node.wanted[0]:
-        da = op.Gemm(b, g, transA=turn_b, transB=1, **scale) if turn_a else op.Gemm(g, b, transB=1 - turn_b, **scale)
-    if node.wanted[1]:
-        db = op.Gemm(g, a, transA=1, transB=turn_a, **scale) if turn_b else op.Gemm(a, g, transA=1 - turn_a, **scale)
-    if len(node.wanted) > 2 and node.wanted[2]:
-        dc = op.sum_to(op.Mul(g, float(node.attribute("beta", 1.0))), op.graph.extents(node.outputs[0]), node.input(2))
-    return [da, db, dc][: len(node.inputs)]
+@vjp("ConvTranspose")
+def conv_transpose(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = the transposed convolution of x with w;  dx = w * g, the plain convolution at the same window.
+
+    Where y was cut or padded to a wanted size, g is padded or cut accordingly first.
+    """
+    kernel = kernel_shape(node)
+    axes = len(kernel)
+    strides, dilations = node.attribute("strides", [1] * axes), node.attribute("dilations", [1] * axes)
+    sizes, result = spatial(node), (op.graph.shape(node.outputs[0]) or ())[2:]
+    settings = {"strides": strides, "dilations": dilations, "group": node.attribute("group", 1)}
+    others = [None] * (len(node.inputs) - 1)
+    if node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not node.attribute("output_shape"):
+        pads = node.attribute("pads", [0] * 2 * axes)
+        extra = node.attribute("output_padding", [0] * axes)
+        ends = [end - more for end, more in zip(pads[axes:], extra, strict=True)]
+        return [_conv_padded(op, g, node.input(1), [*pads[:axes], *ends], axes, settings), *others]
+    if None in sizes or not result or None in result:
+        raise unsupported(node, "fixes its output's size, for an input of unknown height or width")
+    totals = [
+        max((n or 0) * s - s + (k - 1) * d + 1 + extra - (m or 0), 0)
+        for n, m, s, k, d, extra in zip(
+            sizes, result, strides, kernel, dilations, node.attribute("output_padding", [0] * axes), strict=True
+        )
+    ]
+    upper = node.attribute("auto_pad", "NOTSET") == "SAME_UPPER"
+    begins = [t // 2 if upper else t - t // 2 for t in totals]
+    ends = [
+        (n or 0) * s - s + (k - 1) * d + 1 - b - (m or 0)
+        for n, m, s, k, d, b in zip(sizes, result, strides, kernel, dilations, begins, strict=True)
+    ]
+    return [_conv_padded(op, g, node.input(1), [*begins, *ends], axes, settings), *others]
 
 
-@vjp("MatMul")
-def matmul(op: Emitter, node: Node, g: str) -> Cotangents:
-    """y = a b;  da = g b^T,  db = a^T g; a vector is a matrix with one row (a) or one column (b)."""
-    a, b = node.inputs
-    rank_a, rank_b = node.rank(0), node.rank(1)
-    if rank_a is None or rank_b is None:
-        raise unsupported(node, "has an operand of unknown rank")
-    if rank_a == 1:
-        g, a = op.Unsqueeze(g, [-2] if rank_b > 1 else [0]), op.Unsqueeze(a, [0])
-    if rank_b == 1:
-        g, b = op.Unsqueeze(g, [-1]), op.Unsqueeze(b, [1])
-    results: list[str | None] = [None, None]
-    if node.wanted[0]:
-        results[0] = _matrix_sum_to(op, node, 0, op.MatMul(g, transpose(op, node, 1, b)))
-    if node.wanted[1]:
-        results[1] = _matrix_sum_to(op, node, 1, op.MatMul(transpose(op, node, 0, a), g))
-    return results
-
-
-def transpose(op: Emitter, node: Node, index: int, value: str) -> str:
-    """A matrix operand with its last two axes swapped; a constant is turned right here."""
-    rank = max(node.rank(index) or 0, 2)
-    constant = node.constant(index)
-    if constant is not None:
-        if constant.ndim == 1:
-            constant = constant[None] if index == 0 else constant[:, None]
-        return op.name_of(np.swapaxes(constant, -1, -2))
-    return op.Transpose(value, perm=[*range(rank - 2), rank - 1, rank - 2])
-
-
-def _matrix_sum_to(op: Emitter, node: Node, index: int, value: str) -> str:
-    """The cotangent of a matrix operand in its own shape: summed over broadcast batch axes, a vector as vector."""
-    graph, name = op.graph, node.inputs[index]
-    own, result, other = graph.extents(name), graph.extents(node.outputs[0]), graph.extents(node.inputs[1 - index])
-    if len(own or ()) == 1 or len(other or ()) == 1:
-        if len(own or ()) == 1:
-            value = op.Squeeze(value, [-2 if index == 0 else -1])
-            extents = None if own is None or result is None else (*result[:-1], *own)
-            return op.sum_to(value, extents, name)
-        return value
-    extents = None if own is None or result is None else (*result[:-2], *own[-2:])
-    return op.sum_to(value, extents, name)
+def _conv_padded(op: Emitter, g: str, weights: str, pads: list[int], axes: int, settings: dict[str, Any]) -> str:
+    """Conv with pads that may be negative, which means that g is cut."""
+    if min(pads) < 0:
+        g = op.pad(g, 2 + axes, {2 + i: (min(pads[i], 0), min(pads[axes + i], 0)) for i in range(axes)})
+    return op.Conv(g, weights, pads=[max(p, 0) for p in pads], **settings)

@@ -16,43 +16,101 @@ def gather(op: Emitter, node: Node, g: str) -> Cotangents:
     Fixed indices that name no place twice, such as the class token's, need no scatter: each place of x takes the slice of g that
     it went to, or zeros.
     """
-    rank, shape = node.rank(), node.shape()
-    if rank is None or shape is None:
+    shape = node.shape()
+    if shape is None:
         raise unsupported(node, "has an input of unknown rank")
-    axis = node.attribute("axis", 0) % rank
+    axis = node.attribute("axis", 0) % len(shape)
     places, length = node.constant(1), shape[axis]
-    if places is not None and length is not None:
+    if places is not None and length is not None and places.ndim <= 1:
         places = places % length
-        if places.ndim <= 1 and 0 < places.size == np.unique(places).size:
-            return [_place(op, g, places, axis, length), None]
-    indices = op.Unsqueeze(node.input(1), [-1])
-    zeros = zeros_like(op, node.input(0))
+        if 0 < places.size == np.unique(places).size:
+            g = op.Unsqueeze(g, [axis]) if places.ndim == 0 else g
+            return [place(op, g, len(shape), axis, places.ravel(), length), None]
+    return [_scatter_along(op, node, g, node.input(1), node.rank(1), axis, len(shape)), None]
+
+
+@vjp("Compress")
+def compress(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x where the condition holds along an axis;  dx = g there, zeros elsewhere."""
+    x, rank, axis = node.input(0), node.rank(), node.attribute("axis")
+    places = op.Squeeze(op.NonZero(node.input(1)), [0])
+    if axis is None:
+        zeros = op.ConstantOfShape(op.Reshape(op.Size(x), [1]), value=op.zero())
+        return [op.reshape_like(op.ScatterND(zeros, op.Unsqueeze(places, [-1]), g), x), None]
+    if rank is None:
+        raise unsupported(node, "has an input of unknown rank")
+    return [_scatter_along(op, node, g, places, 1, axis % rank, rank), None]
+
+
+def _scatter_along(op: Emitter, node: Node, g: str, places: str, index_rank: int | None, axis: int, rank: int) -> str:
+    """Zeros like the first input, with the slices of g added at the places along an axis, which is brought to the front for it."""
+    zeros, indices = zeros_like(op, node.input(0)), op.Unsqueeze(places, [-1])
     if axis == 0:
-        return [op.ScatterND(zeros, indices, g, reduction="add"), None]
-    index_rank = node.rank(1)
+        return op.ScatterND(zeros, indices, g, reduction="add")
     if index_rank is None:
         raise unsupported(node, "has indices of unknown rank")
     front = [axis, *range(axis), *range(axis + 1, rank)]
     picked = list(range(axis, axis + index_rank))
     order = [*picked, *(i for i in range(rank - 1 + index_rank) if i not in picked)]
     total = op.ScatterND(op.Transpose(zeros, perm=front), indices, op.Transpose(g, perm=order), reduction="add")
-    return [op.Transpose(total, perm=[int(i) for i in np.argsort(front)]), None]
+    return op.Transpose(total, perm=[int(i) for i in np.argsort(front)])
 
 
-def _place(op: Emitter, g: str, places: Array, axis: int, length: int) -> str:
+def place(op: Emitter, g: str, rank: int, axis: int, places: Array, length: int) -> str:
     """Slices of g at distinct places along an axis of the given length, zeros elsewhere."""
-    if places.ndim == 0:
-        g = op.Unsqueeze(g, [axis])
-    flat = places.ravel()
-    if np.array_equal(flat, np.arange(flat[0], flat[0] + flat.size)):
-        return op.Pad(g, [int(flat[0]), int(length - flat[0] - flat.size)], None, [axis])
-    source = np.full(length, flat.size)
-    source[flat] = np.arange(flat.size)
-    if flat.size < length:
-        g = op.Pad(g, [0, 1], None, [axis])
+    first, count = int(places[0]), places.size
+    if np.array_equal(places, np.arange(first, first + count)):
+        return op.pad(g, rank, {axis: (first, length - first - count)})
+    source = np.full(length, count)
+    source[places] = np.arange(count)
+    if count < length:
+        g = op.pad(g, rank, {axis: (0, 1)})
     return op.Gather(g, source.astype(np.int64), axis=axis)
 
 
 def zeros_like(op: Emitter, like: str) -> str:
     """Zeros in the shape of a forward tensor."""
     return op.ConstantOfShape(op.Shape(like), value=op.zero())
+
+
+@vjp("GatherElements")
+def gather_elements(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y[p] = x[p with p_axis = i[p]];  dx = g added at those places."""
+    x, places = node.inputs
+    return [op.ScatterElements(zeros_like(op, x), places, g, axis=node.attribute("axis", 0), reduction="add"), None]
+
+
+@vjp("GatherND")
+def gather_nd(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y[p] = x[i[p]];  dx = g added at those places."""
+    if node.attribute("batch_dims", 0):
+        raise unsupported(node, "picks with batch_dims")
+    x, places = node.inputs
+    return [op.ScatterND(zeros_like(op, x), places, g, reduction="add"), None]
+
+
+@vjp("ScatterElements")
+def scatter_elements(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x with u set (added) at places i;  dx = g with zeros there (g),  du = g at those places."""
+    places, axis = node.input(1), node.attribute("axis", 0)
+    dx = None
+    if node.wanted[0]:
+        dx = g if _adds(node) else op.ScatterElements(g, places, zeros_like(op, node.input(2)), axis=axis)
+    return [dx, None, op.GatherElements(g, places, axis=axis) if node.wanted[2] else None]
+
+
+@vjp("ScatterND")
+def scatter_nd(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = x with u set (added) at places i;  dx = g with zeros there (g),  du = g at those places."""
+    places = node.input(1)
+    dx = None
+    if node.wanted[0]:
+        dx = g if _adds(node) else op.ScatterND(g, places, zeros_like(op, node.input(2)))
+    return [dx, None, op.GatherND(g, places) if node.wanted[2] else None]
+
+
+def _adds(node: Node) -> bool:
+    reduction = node.attribute("reduction", "none")
+    if reduction not in ("none", "add"):
+        raise unsupported(node, f"combines by {reduction!r}")
+    return bool(reduction == "add")

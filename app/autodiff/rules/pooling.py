@@ -1,4 +1,4 @@
-"""Pooling: the largest or the mean of each window."""
+"""Pooling: the largest, the mean or the p-norm of each window."""
 
 from __future__ import annotations
 
@@ -20,53 +20,79 @@ def max_pool(op: Emitter, node: Node, g: str) -> Cotangents:
     blocked layout. MaxUnpool is no inverse here, because overlapping windows may share their largest.
     """
     x = node.input(0)
-    if len(node.outputs) > 1 and node.outputs[1]:
-        places = node.outputs[1]
-    else:
-        _, places = op.emit("MaxPool", x, outputs=2, **node.attributes)
+    settings = {**node.attributes, "storage_order": 0}
+    _, places = op.emit("MaxPool", x, outputs=2, **settings)
     zeros = op.ConstantOfShape(op.Reshape(op.Size(x), [1]), value=op.zero())
     sums = op.ScatterElements(zeros, op.Reshape(places, [-1]), op.Reshape(g, [-1]), axis=0, reduction="add")
     return [op.reshape_like(sums, x)]
 
 
+@vjp("MaxUnpool")
+def max_unpool(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = zeros with x at the given places;  dx = g at those places."""
+    dx = op.Gather(op.Reshape(g, [-1]), node.input(1))
+    return [dx, *[None] * (len(node.inputs) - 1)]
+
+
 @vjp("AveragePool")
 def average_pool(op: Emitter, node: Node, g: str) -> Cotangents:
-    """y = the mean of each window;  dx = M_h^T g M_w, where row o of M holds the weights of window o along one axis."""
+    """y = the mean of each window;  dx = the sum of g / count over the windows that hold a place."""
     window = Window.of(node, tuple(node.attribute("kernel_shape")))
-    shape, result = node.shape(), op.graph.shape(node.outputs[0])
-    sizes = spatial(node)
+    return [
+        _sum_over_windows(op, node, g, window, _weights(node, window, bool(node.attribute("count_include_pad", 0))))
+    ]
+
+
+@vjp("LpPool")
+def lp_pool(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = (sum of |x|^p)^(1/p) of each window;  dx = sign(x) |x|^(p-1) sum of g y^(1-p) over the windows that hold a place."""
+    (x,), (y,) = node.inputs, node.outputs
+    p = float(node.attribute("p", 2))
+    window = Window.of(node, tuple(node.attribute("kernel_shape")))
+    share = op.Where(op.Greater(y, 0.0), op.Mul(g, op.Pow(op.Where(op.Greater(y, 0.0), y, 1.0), 1 - p)), 0.0)
+    total = _sum_over_windows(op, node, share, window, [np.ceil(w) for w in _weights(node, window, include_pad=False)])
+    return [op.Mul(total, op.Mul(op.Sign(x), op.Pow(op.Abs(x), p - 1)))]
+
+
+def _weights(node: Node, window: Window, include_pad: bool) -> list[Array]:
+    """For each spatial axis `[out, in]`: what each place contributes to each window's mean. Means over boxes are separable."""
+    sizes, result = spatial(node), node.graph.shape(node.outputs[0])
     if None in sizes or result is None or None in result[2:]:
         raise unsupported(node, "needs its height and width declared in the graph")
-    uniform = node.attribute("count_include_pad", 0) or not any(window.begins + window.ends)
+    weights = []
+    for axis, (size, count) in enumerate(zip(sizes, result[2:], strict=True)):
+        begin, end = window.begins[axis], window.ends[axis]
+        means = np.zeros((count or 0, size or 0))
+        for o in range(count or 0):
+            taps = o * window.strides[axis] - begin + window.dilations[axis] * np.arange(window.kernel[axis])
+            inside = taps[(taps >= 0) & (taps < (size or 0))]
+            counted = np.count_nonzero((taps >= -begin) & (taps < (size or 0) + end)) if include_pad else inside.size
+            means[o, inside] = 1 / max(counted, 1)
+        weights.append(means)
+    return weights
+
+
+def _sum_over_windows(op: Emitter, node: Node, g: str, window: Window, weights: list[Array]) -> str:
+    """The transposed pooling. Windows of equal weight are pooled again or repeated, which is fast; others go axis by axis."""
+    weight = math.prod(float(w.max()) for w in weights)
     flipped = [e - 1 - p for e, p in zip(window.extents * 2, window.begins + window.ends, strict=True)]
-    exact = all(
-        (o - 1) * s + e == n + b + c
-        for o, s, e, n, b, c in zip(
-            result[2:], window.strides, window.extents, sizes, window.begins, window.ends, strict=True
+    plain = set(window.dilations) == {1} and all(np.array_equal(w > 0, w == w.max()) for w in weights)
+    reach = [
+        (k, *w.shape, b + e) for k, w, b, e in zip(window.kernel, weights, window.begins, window.ends, strict=True)
+    ]
+    if plain and set(window.strides) == {1} and min(flipped) >= 0 and all(o - 1 + k == n + p for k, o, n, p in reach):
+        pooled = op.AveragePool(g, kernel_shape=window.kernel, pads=flipped, count_include_pad=1)
+        scale = weight * math.prod(window.kernel)
+        return pooled if scale == 1 else op.Mul(pooled, scale)
+    if plain and window.strides == window.kernel and all(o * k == n and not p for k, o, n, p in reach):
+        scales = np.array([1, 1, *window.kernel], np.float32)
+        repeated = op.Resize(
+            g, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
         )
-    )
-    if set(window.strides) == {1} and uniform and exact and min(flipped) >= 0:
-        dilations = None if set(window.dilations) == {1} else window.dilations
-        return [op.AveragePool(g, kernel_shape=window.kernel, pads=flipped, count_include_pad=1, dilations=dilations)]
-    assert shape is not None
-    for axis in range(len(sizes)):
-        mean = _means(
-            window, axis, sizes[axis] or 0, result[2 + axis] or 0, bool(node.attribute("count_include_pad", 0))
-        )
-        g = along(op, g, 2 + axis, len(shape), mean.T)
-    return [g]
-
-
-def _means(window: Window, axis: int, size: int, count: int, include_pad: bool) -> Array:
-    """`[count, size]`: what each input place contributes to each window along one axis."""
-    begin, end = window.begins[axis], window.ends[axis]
-    means = np.zeros((count, size))
-    for o in range(count):
-        taps = o * window.strides[axis] - begin + window.dilations[axis] * np.arange(window.kernel[axis])
-        inside = taps[(taps >= 0) & (taps < size)]
-        counted = np.count_nonzero((taps >= -begin) & (taps < size + end)) if include_pad else inside.size
-        means[o, inside] = 1 / max(counted, 1)
-    return means
+        return op.Mul(repeated, weight)
+    for axis, means in enumerate(weights):
+        g = along(op, g, 2 + axis, 2 + len(weights), means.T)
+    return g
 
 
 def along(op: Emitter, value: str, axis: int, rank: int, matrix: Array) -> str:
@@ -91,3 +117,21 @@ def global_average_pool(op: Emitter, node: Node, g: str) -> Cotangents:
     else:
         share = op.Mul(g, 1 / math.prod(size or 1 for size in sizes))
     return [op.repeat(share, x, list(range(2, 2 + len(sizes))))]
+
+
+@vjp("GlobalMaxPool")
+def global_max_pool(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = the largest of all places;  those that are equal to y share g."""
+    (x,), (y,) = node.inputs, node.outputs
+    hits = op.Cast(op.Equal(x, y), to=op.dtype)
+    axes = list(range(2, 2 + len(spatial(node))))
+    return [op.Mul(hits, op.Div(g, op.ReduceSum(hits, axes)))]
+
+
+@vjp("GlobalLpPool")
+def global_lp_pool(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = (sum of |x|^p)^(1/p) over all places;  dx = g sign(x) (|x| / y)^(p-1), and 0 at y = 0."""
+    (x,), (y,) = node.inputs, node.outputs
+    power = float(node.attribute("p", 2)) - 1
+    ratio = op.Div(op.Abs(x), op.Where(op.Greater(y, 0.0), y, 1.0))
+    return [op.Mul(g, op.Mul(op.Sign(x), op.Pow(ratio, power)))]

@@ -1,0 +1,99 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from app.autodiff.emit import Emitter
+from app.autodiff.graph import Node
+from app.autodiff.rule import Cotangents, unsupported, vjp
+
+
+@vjp("Gemm")
+def gemm(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = alpha a' b' + beta c, a' and b' transposed if asked;  da' = alpha g b'^T,  db' = alpha a'^T g,  dc = beta g."""
+    a, b = node.inputs[:2]
+    turn_a, turn_b = node.attribute("transA", 0), node.attribute("transB", 0)
+    scale = {"alpha": node.attribute("alpha", 1.0)}
+    da = db = dc = None
+    if node.wanted[0]:
+        da = op.Gemm(b, g, transA=turn_b, transB=1, **scale) if turn_a else op.Gemm(g, b, transB=1 - turn_b, **scale)
+    if node.wanted[1]:
+        db = op.Gemm(g, a, transA=1, transB=turn_a, **scale) if turn_b else op.Gemm(a, g, transA=1 - turn_a, **scale)
+    if len(node.wanted) > 2 and node.wanted[2]:
+        dc = op.sum_to(op.Mul(g, float(node.attribute("beta", 1.0))), op.graph.extents(node.outputs[0]), node.input(2))
+    return [da, db, dc][: len(node.inputs)]
+
+
+@vjp("MatMul")
+def matmul(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = a b;  da = g b^T,  db = a^T g; a vector is a matrix with one row (a) or one column (b)."""
+    a, b = node.inputs
+    rank_a, rank_b = node.rank(0), node.rank(1)
+    if rank_a is None or rank_b is None:
+        raise unsupported(node, "has an operand of unknown rank")
+    if rank_a == 1:
+        g, a = op.Unsqueeze(g, [-2] if rank_b > 1 else [0]), op.Unsqueeze(a, [0])
+    if rank_b == 1:
+        g, b = op.Unsqueeze(g, [-1]), op.Unsqueeze(b, [1])
+    results: list[str | None] = [None, None]
+    if node.wanted[0]:
+        results[0] = _matrix_sum_to(op, node, 0, op.MatMul(g, transpose(op, node, 1, b)))
+    if node.wanted[1]:
+        results[1] = _matrix_sum_to(op, node, 1, op.MatMul(transpose(op, node, 0, a), g))
+    return results
+
+
+def transpose(op: Emitter, node: Node, index: int, value: str) -> str:
+    """A matrix operand with its last two axes swapped; a constant is turned right here."""
+    rank = max(node.rank(index) or 0, 2)
+    constant = node.constant(index)
+    if constant is not None:
+        if constant.ndim == 1:
+            constant = constant[None] if index == 0 else constant[:, None]
+        return op.name_of(np.swapaxes(constant, -1, -2))
+    return op.Transpose(value, perm=[*range(rank - 2), rank - 1, rank - 2])
+
+
+def _matrix_sum_to(op: Emitter, node: Node, index: int, value: str) -> str:
+    """The cotangent of a matrix operand in its own shape: summed over broadcast batch axes, a vector as vector."""
+    graph, name = op.graph, node.inputs[index]
+    own, result, other = graph.extents(name), graph.extents(node.outputs[0]), graph.extents(node.inputs[1 - index])
+    if len(own or ()) == 1 or len(other or ()) == 1:
+        if len(own or ()) == 1:
+            value = op.Squeeze(value, [-2 if index == 0 else -1])
+            extents = None if own is None or result is None else (*result[:-1], *own)
+            return op.sum_to(value, extents, name)
+        return value
+    extents = None if own is None or result is None else (*result[:-2], *own[-2:])
+    return op.sum_to(value, extents, name)
+
+
+@vjp("Einsum")
+def einsum(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = a product of operands, summed over the letters that y lacks;  dx = the same with y's letters and x's exchanged.
+
+    A letter that only x has was summed away alone: there dx is repeated.
+    """
+    terms, _, result = node.attribute("equation").replace(" ", "").partition("->")
+    letters = terms.split(",")
+    if "->" not in node.attribute("equation"):
+        joined = "".join(letters)
+        result = "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
+    if "." in terms or any(len(set(t)) != len(t) for t in letters):
+        raise unsupported(node, "uses an ellipsis or a repeated letter")
+    cotangents: list[str | None] = []
+    for index, own in enumerate(letters):
+        if not node.wanted[index]:
+            cotangents.append(None)
+            continue
+        others = [i for i in range(len(letters)) if i != index]
+        known = set(result).union(*(letters[i] for i in others))
+        kept = "".join(c for c in own if c in known)
+        equation = ",".join([result, *(letters[i] for i in others)]) + "->" + kept
+        dx = op.Einsum(g, *(node.inputs[i] for i in others), equation=equation)
+        alone = [axis for axis, c in enumerate(own) if c not in known]
+        if alone:
+            dx = op.repeat(op.Unsqueeze(dx, alone), node.inputs[index], alone)
+        cotangents.append(dx)
+    return cotangents

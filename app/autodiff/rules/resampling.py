@@ -1,0 +1,139 @@
+"""Resize: every output place is a fixed mixture of input places, axis by axis; the rule is the transposed mixture.
+
+The mixtures are those of the ONNX specification of Resize (opset 19), built here as one matrix per axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from app.autodiff.emit import Emitter
+from app.autodiff.graph import Array, Node
+from app.autodiff.rule import Cotangents, unsupported, vjp
+from app.autodiff.rules.pooling import along
+
+
+@vjp("Resize")
+def resize(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = M_h x M_w^T;  dx = M_h^T g M_w."""
+    shape, result = node.shape(), op.graph.shape(node.outputs[0])
+    others = [None] * (len(node.inputs) - 1)
+    if shape is None or result is None:
+        raise unsupported(node, "has an input of unknown rank")
+    if node.attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        raise unsupported(node, "crops while it resizes")
+    scales = _scales(node, len(shape))
+    if None in scales:
+        raise unsupported(node, "resizes to a size that is not fixed in the graph")
+    changed = [a for a in range(len(shape)) if scales[a] != 1 or shape[a] != result[a]]
+    if any(shape[a] is None or result[a] is None for a in changed):
+        raise unsupported(node, "needs its height and width declared in the graph")
+    mixtures = {axis: mixture(node, shape[axis] or 0, result[axis] or 0, scales[axis] or 1.0) for axis in changed}
+    factors = {axis: _repeats(matrix) for axis, matrix in mixtures.items()}
+    if len(shape) == 4 and changed and min(changed) >= 2 and all(factors.values()):
+        kernel = [factors.get(axis) or 1 for axis in (2, 3)]
+        return [op.Mul(op.AveragePool(g, kernel_shape=kernel, strides=kernel), float(math.prod(kernel))), *others]
+    for axis, matrix in mixtures.items():
+        g = along(op, g, axis, len(shape), matrix.T)
+    return [g, *others]
+
+
+def _scales(node: Node, rank: int) -> list[float | None]:
+    """The scale of every axis: as given, or the ratio of the sizes."""
+    axes = node.attribute("axes", list(range(rank)))
+    given, sizes, shape = node.constant(2), node.constant(3), node.shape() or ()
+    result = node.graph.shape(node.outputs[0]) or ()
+    scales: list[float | None] = [1.0] * rank
+    if given is not None and given.size:
+        for axis, scale in zip(axes, given.tolist(), strict=True):
+            scales[axis] = scale
+        return scales
+    if not node.input(3):
+        return [None] * rank
+    stretched = node.attribute("keep_aspect_ratio_policy", "stretch") == "stretch"
+    if not stretched:
+        if sizes is None or any(shape[a] is None for a in axes):
+            return [None] * rank
+        pick = min if node.attribute("keep_aspect_ratio_policy") == "not_larger" else max
+        common = pick(int(size) / (shape[a] or 1) for size, a in zip(sizes, axes, strict=True))
+        for axis in axes:
+            scales[axis] = common
+        return scales
+    for axis in axes:
+        before, after = shape[axis], result[axis]
+        extents, extents_after = node.graph.extents(node.input(0)), node.graph.extents(node.outputs[0])
+        if before and after:
+            scales[axis] = after / before
+        elif extents is None or extents_after is None or extents[axis] != extents_after[axis] or extents[axis] is None:
+            scales[axis] = None
+    return scales
+
+
+def _repeats(matrix: Array) -> int | None:
+    """How often the matrix repeats every place, None if it does anything else."""
+    count, size = matrix.shape
+    factor, rest = divmod(count, size)
+    return factor if not rest and np.array_equal(matrix, np.repeat(np.eye(size), factor, axis=0)) else None
+
+
+def mixture(node: Node, size: int, count: int, scale: float) -> Array:
+    """`[count, size]`: the share that each input place has in each output place along one axis."""
+    mode = node.attribute("mode", "nearest")
+    antialias = bool(node.attribute("antialias", 0)) and scale < 1
+    stretch = 1 / scale if antialias else 1.0
+    outside = node.attribute("exclude_outside", 0) or antialias
+    cubic = float(node.attribute("cubic_coeff_a", -0.75))
+    kernel: Callable[[Array], Array] = _triangle if mode == "linear" else (lambda d: _cubic(d, cubic))
+    reach = math.ceil((1 if mode == "linear" else 2) * stretch)
+    shares = np.zeros((count, size))
+    for o in range(count):
+        x = _coordinate(node.attribute("coordinate_transformation_mode", "half_pixel"), o, size, count, scale)
+        if mode == "nearest":
+            shares[o, min(max(_nearest(x, node.attribute("nearest_mode", "round_prefer_floor")), 0), size - 1)] = 1
+            continue
+        taps = np.arange(math.floor(x) - reach + 1, math.floor(x) + reach + 1)
+        weights = kernel((taps - x) / stretch)
+        if outside:
+            weights = np.where((taps >= 0) & (taps < size), weights, 0)
+        if outside or antialias:
+            weights = weights / weights.sum()
+        np.add.at(shares[o], np.clip(taps, 0, size - 1), weights)
+    return shares
+
+
+def _coordinate(mode: str, o: int, size: int, count: int, scale: float) -> float:
+    """Where output place o lies between the input places."""
+    if mode == "asymmetric":
+        return o / scale
+    if mode == "align_corners":
+        return o * (size - 1) / (count - 1) if count > 1 else 0.0
+    if mode == "pytorch_half_pixel" and count == 1:
+        return 0.0
+    if mode == "half_pixel_symmetric":
+        return size / 2 * (1 - count / (scale * size)) + (o + 0.5) / scale - 0.5
+    return (o + 0.5) / scale - 0.5
+
+
+def _nearest(x: float, mode: str) -> int:
+    if mode == "floor":
+        return math.floor(x)
+    if mode == "ceil":
+        return math.ceil(x)
+    return math.floor(x + 0.5) if mode == "round_prefer_ceil" else math.ceil(x - 0.5)
+
+
+def _triangle(d: Array) -> Array:
+    """The kernel of linear interpolation."""
+    weights: Array = np.maximum(1 - np.abs(d), 0)
+    return weights
+
+
+def _cubic(d: Array, a: float) -> Array:
+    """The kernel of cubic convolution (Keys 1981)."""
+    d = np.abs(d)
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
