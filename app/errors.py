@@ -21,7 +21,9 @@ ExplainError
 │   └── TooExpensive           the work costs more than one request may
 ├── AccessError
 │   ├── KeyMissing             no API key was sent
-│   └── KeyRefused             the API key does not allow this
+│   ├── KeyRefused             the API key does not allow this
+│   ├── UploadsOff             this service does not let models be changed
+│   └── HostRefused            the request names a host that is not this service
 └── EngineError
 ├── Busy                   no worker is free and the queue is full
 ├── DeadlineExceeded       the answer was not ready in time
@@ -186,6 +188,20 @@ class KeyRefused(AccessError):
 
     code = "key_refused"
     title = "The API key does not allow this"
+
+
+class UploadsOff(AccessError):
+    """This service does not let models be changed over HTTP."""
+
+    code = "uploads_off"
+    title = "Models cannot be changed here"
+
+
+class HostRefused(AccessError):
+    """The request names a host that is not this service."""
+
+    code = "host_refused"
+    title = "This host is not served here"
 
 
 class EngineError(ExplainError):

@@ -16,10 +16,14 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 from app import __version__
-from app.api import explanations, health, models, problems
+from app.api import explanations, health, metrics, models, problems
+from app.api.access import Access
 from app.api.edge import BodyLimit, CancelOnDisconnect, RequestIdentity
+from app.api.observe import Observe
 from app.api.schemas import Problem
 from app.api.state import State
+from app.api.tracing import Tracer
+from app.cache import ResultCache
 from app.engine.pool import Pool, PoolLimits
 from app.engine.task import WorkerLimits
 from app.registry import Registry
@@ -37,6 +41,7 @@ _DESCRIPTION = (
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service as an ASGI application. Workers start with its lifespan and end with it."""
     settings = settings or Settings()
+    instruments = metrics.Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -49,14 +54,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 worker=WorkerLimits(settings.threads, settings.worker_memory * MEBIBYTE),
             )
         )
-        service = State(settings, pool, Registry(settings.models, pool))
+        service = State(
+            settings, pool, Registry(settings.models, pool), ResultCache(settings.cache * MEBIBYTE), instruments
+        )
+        instruments.watch(service)
         app.state.service = service
         await pool.start()
         await service.registry.load()
         service.loaded = True
-        log.info("ready after %.2f s: %s", time.monotonic() - started, settings.limits())
+        log.info(
+            "ready on http://%s:%d with %d models",
+            settings.host,
+            settings.port,
+            sum(model.card is not None for model in service.registry.all()),
+            extra={"seconds": round(time.monotonic() - started, 2), "limits": health.limits_of(settings).model_dump()},
+        )
         yield
-        service.draining = True
+        service.drain()
         await pool.stop(settings.drain)
 
     app = FastAPI(
@@ -76,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         strict_content_type=False,
     )
     problems.install(app)
-    for router in (models.router, explanations.router, health.router):
+    for router in (models.router, explanations.router, health.router, metrics.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=str(_STATIC)), name="static")
     _add_pages(app)
@@ -84,6 +98,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(CancelOnDisconnect)
     app.add_middleware(BodyLimit, limit=settings.max_body * MEBIBYTE)
+    app.add_middleware(Access, settings=settings)
+    app.add_middleware(Observe, metrics=instruments, tracer=Tracer.from_environment(__version__))
     app.add_middleware(RequestIdentity)
     return app
 

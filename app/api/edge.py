@@ -106,24 +106,29 @@ class CancelOnDisconnect:
         body_read = asyncio.Event()
         left = False
 
+        def leave() -> None:
+            nonlocal left
+            left = True
+            handler.cancel()
+
         async def noting() -> Message:
             if body_read.is_set():  # a second reader would steal the disconnect from the watcher
                 await asyncio.Event().wait()
             message = await receive()
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            if message["type"] == "http.disconnect":
+                leave()  # half a body came; nobody waits for an answer to it
+                await asyncio.Event().wait()
+            if not message.get("more_body", False):
                 body_read.set()
             return message
 
-        handler = asyncio.ensure_future(self._app(scope, noting, send))
-
         async def watch() -> None:
-            nonlocal left
             await body_read.wait()
             while (await receive())["type"] != "http.disconnect":
                 pass
-            left = True
-            handler.cancel()
+            leave()
 
+        handler = asyncio.ensure_future(self._app(scope, noting, send))
         watcher = asyncio.ensure_future(watch())
         try:
             await handler

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -12,9 +11,10 @@ from fastapi import APIRouter, Query, Request, Response
 from app import errors
 from app.answers import importances_csv, picture_document, table_document
 from app.api import examples
+from app.api.caching import answered
 from app.api.models import ModelName, json_answer, with_total
 from app.api.problems import documented
-from app.api.requests import CSV, JSON, PNG, preferred, read_body, timeout_s
+from app.api.requests import CSV, JSON, PNG, preferred, read_body
 from app.api.schemas import PictureAnswer, TableAnswer
 from app.api.state import state
 from app.cards import Kind, ModelCard
@@ -37,18 +37,18 @@ def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
             pictures: tuple[str, ...] = ()
         else:
             pictures = ("heatmap", "overlay") if wanted == JSON else (given.get("output", "overlay"),)
-        started = time.perf_counter()
-        answer = await service.pool.run(
-            ExplainTask(ref, method.name, sent, body, given, pictures, service.settings.limits()),
-            timeout_s(request, service.settings),
-        )
-        timings_ms = with_total(answer.timings_ms, started)
-        if isinstance(answer, TableExplanation):
-            document = table_document(ref, method.name, answer, timings_ms)
-            return json_answer(document) if wanted == JSON else _csv(document)
-        if wanted == PNG:
-            return _picture(ref, method, answer)
-        return json_answer(picture_document(ref, method.name, answer, timings_ms))
+
+        def render(answer: PictureExplanation | TableExplanation, started: float) -> Response:
+            timings_ms = with_total(answer.timings_ms, started)
+            if isinstance(answer, TableExplanation):
+                document = table_document(ref, method.name, answer, timings_ms)
+                return json_answer(document) if wanted == JSON else _csv(document)
+            if wanted == PNG:
+                return _picture(ref, method, answer)
+            return json_answer(picture_document(ref, method.name, answer, timings_ms))
+
+        task = ExplainTask(ref, method.name, sent, body, given, pictures, service.settings.limits())
+        return await answered(request, task, wanted, render)
 
     # FastAPI reads the annotations: the query parameters are the method's own options model.
     explain.__annotations__ |= {"options": Annotated[method.options, Query()], "name": ModelName, "request": Request}

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 
 from app.api.schemas import Health, Limits
 from app.api.state import state
+from app.settings import Settings
 
 router = APIRouter(tags=["Operations"])
 
@@ -35,7 +36,11 @@ async def ready(request: Request) -> Response:
 @router.get("/v1/limits", summary="Every limit in force", operation_id="limits")
 async def limits(request: Request) -> Limits:
     """What a request may cost, and how much is taken at once."""
-    settings = state(request).settings
+    return limits_of(state(request).settings)
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Every limit in force."""
     return Limits(
         workers=settings.workers,
         threads_per_worker=settings.threads,
@@ -43,8 +48,16 @@ async def limits(request: Request) -> Limits:
         queue=settings.queue,
         timeout_s=settings.timeout,
         max_timeout_s=settings.max_timeout,
+        grace_s=settings.grace,
+        drain_s=settings.drain,
         max_body_mib=settings.max_body,
         max_pixels=settings.max_pixels,
         max_cells=settings.max_cells,
         max_cost_s=settings.max_cost,
+        max_model_mib=settings.max_model,
+        cache_mib=settings.cache,
+        header_timeout_s=settings.header_timeout,
+        body_timeout_s=settings.body_timeout,
+        connections=settings.connections,
+        uploads=settings.uploads,
     )

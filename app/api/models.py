@@ -15,8 +15,9 @@ from fastapi.responses import FileResponse
 from app import errors
 from app.answers import predictions_document
 from app.api import examples
+from app.api.caching import answered
 from app.api.problems import documented
-from app.api.requests import JSON, preferred, read_body, timeout_s
+from app.api.requests import JSON, preferred, read_body
 from app.api.schemas import ModelDetail, ModelList, ModelSummary, PredictionAnswer
 from app.api.state import State, state
 from app.engine.task import ExplainTask, Predictions
@@ -85,12 +86,12 @@ async def predict(request: Request, name: ModelName, options: Annotated[Options,
     service = state(request)
     ref, card = service.registry.ready(name)
     body, sent, given = await read_body(request, card.kind, Options, options)
-    started = time.perf_counter()
-    answer: Predictions = await service.pool.run(
-        ExplainTask(ref, "predictions", sent, body, given, (), service.settings.limits()),
-        timeout_s(request, service.settings),
-    )
-    return json_answer(predictions_document(ref, answer, with_total(answer.timings_ms, started)))
+
+    def render(answer: Predictions, started: float) -> Response:
+        return json_answer(predictions_document(ref, answer, with_total(answer.timings_ms, started)))
+
+    task = ExplainTask(ref, "predictions", sent, body, given, (), service.settings.limits())
+    return await answered(request, task, JSON, render)
 
 
 def json_answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

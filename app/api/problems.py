@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from app import errors
+from app.api.observe import note
 from app.api.schemas import Problem
 
 log = logging.getLogger("onnxplain.api")
@@ -42,10 +43,13 @@ STATUS: dict[type[errors.ExplainError], int] = {
     errors.BadParameter: 422,
     errors.BadPicture: 422,
     errors.BadTable: 422,
+    errors.InputRefusedByModel: 422,
     errors.TooExpensive: 422,
     errors.AccessError: 403,
     errors.KeyMissing: 401,
     errors.KeyRefused: 403,
+    errors.UploadsOff: 403,
+    errors.HostRefused: 421,
     errors.EngineError: 503,
     errors.Busy: 503,
     errors.DeadlineExceeded: 504,
@@ -59,6 +63,7 @@ def problem(
     request: Request, status: int, code: str, title: str, detail: str, headers: dict[str, str] | None = None
 ) -> Response:
     """A problem+json response. `detail` is cut so that the body stays within 4 KiB."""
+    note(request.scope, code=code)
     fields = {
         "type": f"urn:onnxplain:problem:{code}",
         "title": title,
@@ -112,6 +117,11 @@ _SCHEMA = {"$ref": "#/components/schemas/Problem"}
 
 async def _domain_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.ExplainError)
+    return answer(request, error)
+
+
+def answer(request: Request, error: errors.ExplainError) -> Response:
+    """A domain error as an HTTP response."""
     headers = {}
     if isinstance(error, errors.Busy):
         headers["Retry-After"] = str(error.retry_after)

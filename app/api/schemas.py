@@ -203,13 +203,21 @@ class Health(Wire):
 class Limits(Wire):
     """Every limit in force."""
 
-    workers: int
+    workers: int = Field(description="Worker processes, one request at a time each.")
     threads_per_worker: int
-    worker_memory_mib: int
-    queue: int
-    timeout_s: float
-    max_timeout_s: float
+    worker_memory_mib: int = Field(description="Address space of one worker; 0 for no limit.")
+    queue: int = Field(description="Requests that may wait for a worker.")
+    timeout_s: float = Field(description="What one request may take, the queue included.")
+    max_timeout_s: float = Field(description="The most that X-Request-Timeout may ask for.")
+    grace_s: float = Field(description="How long cancelled work may take to stop before its worker is killed.")
+    drain_s: float = Field(description="How long running requests may take to finish when the service stops.")
     max_body_mib: int
     max_pixels: int
     max_cells: int
-    max_cost_s: float
+    max_cost_s: float = Field(description="The model's own measured time that one request may cost.")
+    max_model_mib: int
+    cache_mib: int
+    header_timeout_s: float
+    body_timeout_s: float
+    connections: int
+    uploads: bool = Field(description="Whether the admin key may change models.")

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from fastapi import Request
 
+from app.cache import ResultCache
 from app.engine.pool import Pool
 from app.registry import Registry
 from app.settings import Settings
 
+if TYPE_CHECKING:
+    from app.api.metrics import Metrics
+
 
 @dataclass
 class State:
-    """Settings, workers and models of a running service."""
+    """Settings, workers, models, kept answers and instruments of a running service."""
 
     settings: Settings
     pool: Pool
     registry: Registry
+    cache: ResultCache
+    metrics: Metrics
     loaded: bool = False
     draining: bool = False
+
+    def drain(self) -> None:
+        """Say from now on that no work is taken; what was taken goes on."""
+        self.draining = True
+        self.pool.refuse_work()
 
     def not_ready(self) -> str:
         """Why no work can be taken now; empty when it can."""

@@ -14,7 +14,7 @@ import signal
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.engine.process import Progress, WorkerDied, WorkerProcess
@@ -31,6 +31,8 @@ from app.errors import (
 
 log = logging.getLogger("onnxplain.pool")
 
+_SHORT_LIFE_S = 5.0  # a worker that dies sooner makes the next one wait, so that a broken set-up does not spin
+
 
 @dataclass(frozen=True)
 class PoolLimits:
@@ -41,6 +43,7 @@ class PoolLimits:
         queue: tasks that may wait for a worker.
         grace_s: how long a cancelled task may take to stop before its worker is killed.
         start_s: how long a worker may take to start.
+        load_s: how long a worker may take to load one model.
         crashes: so many crashes within `crash_window_s` put a model in quarantine, for as long again.
     """
 
@@ -48,9 +51,27 @@ class PoolLimits:
     queue: int = 16
     grace_s: float = 1.0
     start_s: float = 30.0
+    load_s: float = 60.0
     crashes: int = 3
     crash_window_s: float = 60.0
     worker: WorkerLimits = field(default_factory=WorkerLimits)
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """A task in the queue, and how long it will probably take."""
+
+    future: asyncio.Future[WorkerProcess]
+    model: ModelRef
+    cost_s: float
+
+
+@dataclass(eq=False)
+class _Running:
+    """A task at a worker: since when, and how long it will probably take."""
+
+    started: float
+    cost_s: float
 
 
 class Pool:
@@ -61,12 +82,14 @@ class Pool:
         self.counts: Counter[str] = Counter()
         self._workers: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess] = []
-        self._waiting: deque[tuple[asyncio.Future[WorkerProcess], str]] = deque()
+        self._waiting: deque[_Waiter] = deque()
+        self._running: dict[WorkerProcess, _Running] = {}
         self._background: set[asyncio.Task[Any]] = set()
-        self._crashes: defaultdict[str, deque[float]] = defaultdict(deque)
-        self._warm: dict[str, ModelRef] = {}
-        self._mean_s = 0.05  # running mean of a task's time in a worker, to tell how long the queue is
-        self._active = 0
+        self._crashes: defaultdict[ModelRef, deque[float]] = defaultdict(deque)
+        self._warm: tuple[ModelRef, ...] = ()
+        self._in_use: Counter[ModelRef] = Counter()
+        self._costs_s: dict[tuple[str, str], float] = {}  # running means by model and method
+        self._pause_s = 0.0
         self._stopping = False
         self._drained = asyncio.Event()
 
@@ -82,11 +105,17 @@ class Pool:
         failures = [result for result in results if isinstance(result, BaseException)]
         if len(failures) == len(results):
             raise failures[0]
+        for _ in failures:
+            self._in_background(self._replace_worker())
+
+    def refuse_work(self) -> None:
+        """Take no more work; what was taken goes on."""
+        self._stopping = True
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """Take no more work, let what runs finish for at most `drain_s` seconds, then end all workers."""
-        self._stopping = True
-        if self._active:
+        self.refuse_work()
+        if self.active:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(drain_s):
                     await self._drained.wait()
@@ -95,6 +124,9 @@ class Pool:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        for worker in list(self._workers):
+            await worker.died()
+            worker.close()
 
     @property
     def busy(self) -> int:
@@ -114,17 +146,29 @@ class Pool:
     @property
     def active(self) -> int:
         """Tasks admitted and not answered yet."""
-        return self._active
+        return self._in_use.total()
 
     def pids(self) -> list[int]:
         """Process IDs of the workers."""
         return [worker.pid for worker in self._workers]
 
+    def uses(self, model: ModelRef) -> bool:
+        """Whether a task that waits or runs is about this model."""
+        return self._in_use[model] > 0
+
+    def expected_wait_s(self) -> float:
+        """How long a task that came now would wait: what waits and what is left of what runs, over all workers."""
+        if self._idle and not self._waiting:
+            return 0.0
+        now = time.monotonic()
+        left = sum(max(0.0, run.cost_s - (now - run.started)) for run in self._running.values())
+        return (sum(waiter.cost_s for waiter in self._waiting) + left) / max(1, len(self._workers))
+
     def keep_warm(self, refs: Iterable[ModelRef]) -> None:
-        """Say which models an idle worker shall load before it is needed."""
-        self._warm = {ref.sha256: ref for ref in refs}
+        """Say which models an idle worker shall load before it is needed; it forgets those that are not among them."""
+        self._warm = tuple(refs)
         for worker in list(self._idle):
-            if self._lacks(worker):
+            if self._chore(worker):
                 self._idle.remove(worker)
                 self._release(worker)
 
@@ -141,25 +185,56 @@ class Pool:
             ModelUnavailable: the model is in quarantine.
             ExplainError: what the worker raised.
         """
+        if self._stopping:
+            raise Busy("The service is stopping. Try again in a moment; another instance may answer.", retry_after=2)
         deadline = time.monotonic() + timeout_s
-        self._active += 1
+        self._in_use[task.model] += 1
         try:
             try:
                 return await self._run_once(task, deadline, timeout_s, on_progress)
             except WorkerLost:
+                self.counts["retried"] += 1
                 return await self._run_once(task, deadline, timeout_s, on_progress)
         finally:
-            self._active -= 1
-            if self._stopping and not self._active:
+            self._in_use[task.model] -= 1
+            if not self._in_use[task.model]:
+                del self._in_use[task.model]
+            if self._stopping and not self.active:
                 self._drained.set()
+
+    async def probe(self, ref: ModelRef, timeout_s: float, limits: WorkerLimits) -> Any:
+        """The card of a model that is not trusted yet, from a process of its own that ends with it.
+
+        Raises:
+            DeadlineExceeded: it took longer than `timeout_s`.
+            InputCrashedRuntime, WorkerLost: the process died of the model.
+            ExplainError: why the model is refused.
+        """
+        worker = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                worker = await WorkerProcess.start(replace(limits, probe=True), self.limits.start_s)
+                return await worker.ask("run", ExplainTask(ref, "inspect"))
+        except TimeoutError:
+            raise DeadlineExceeded(f"Loading the model took longer than {timeout_s:g} s and was stopped.") from None
+        except WorkerDied as death:
+            raise self._meaning(ref, death) from None
+        finally:
+            if worker is not None:
+                worker.kill()
+                await worker.died()
+                worker.close()
 
     async def _run_once(
         self, task: ExplainTask, deadline: float, timeout_s: float, on_progress: Progress | None
     ) -> Any:
         self._refuse_quarantined(task.model)
-        worker = await self._acquire(task.model.sha256, deadline, timeout_s)
+        cost_s = self._costs_s.get((task.model.name, task.method), 0.05)
+        worker = await self._acquire(task.model, cost_s, deadline, timeout_s)
         started = time.monotonic()
+        self._running[worker] = _Running(started, cost_s)
         answer = asyncio.ensure_future(worker.ask("run", task, on_progress))
+        answer.add_done_callback(_forgive)
         try:
             async with asyncio.timeout(deadline - started):
                 result = await asyncio.shield(answer)
@@ -175,23 +250,22 @@ class Pool:
             self._in_background(self._stop_work(worker, answer))
             raise
         except WorkerDied as death:
+            self._running.pop(worker, None)
             raise self._bury(task.model, death) from None
         except ExplainError:
             self._release(worker)
             raise
-        worker.loaded.add(task.model.sha256)
-        self._mean_s += 0.1 * (time.monotonic() - started - self._mean_s)
+        worker.loaded.add(task.model)
+        self._costs_s[task.model.name, task.method] = cost_s + 0.2 * (time.monotonic() - started - cost_s)
         self._release(worker)
         return result
 
     # ---- admission ------------------------------------------------------------------------------------------------
 
-    async def _acquire(self, sha256: str, deadline: float, timeout_s: float) -> WorkerProcess:
-        if self._stopping:
-            raise Busy("The service is stopping. Try again in a moment; another instance may answer.", retry_after=2)
+    async def _acquire(self, model: ModelRef, cost_s: float, deadline: float, timeout_s: float) -> WorkerProcess:
         if self._idle and not self._waiting:
-            return self._take_idle(sha256)
-        expected_s = (len(self._waiting) + 1) * self._mean_s / max(1, self.limits.workers)
+            return self._take_idle(model)
+        expected_s = self.expected_wait_s()
         retry_after = max(1, round(expected_s))
         if len(self._waiting) >= self.limits.queue:
             self.counts["refused"] += 1
@@ -207,17 +281,16 @@ class Pool:
                 f"Try again in {retry_after} s, or allow more time with X-Request-Timeout.",
                 retry_after,
             )
-        future: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
-        entry = (future, sha256)
-        self._waiting.append(entry)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), model, cost_s)
+        self._waiting.append(waiter)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await future
+                return await waiter.future
         except BaseException as error:
-            if future.done() and not future.cancelled():
-                self._release(future.result())  # it was handed over in the very moment of giving up
+            if waiter.future.done() and not waiter.future.cancelled():
+                self._release(waiter.future.result())  # it was handed over in the very moment of giving up
             with contextlib.suppress(ValueError):
-                self._waiting.remove(entry)
+                self._waiting.remove(waiter)
             if isinstance(error, TimeoutError):
                 self.counts["deadline"] += 1
                 raise DeadlineExceeded(
@@ -226,86 +299,121 @@ class Pool:
                 ) from None
             raise
 
-    def _take_idle(self, sha256: str) -> WorkerProcess:
+    def _take_idle(self, model: ModelRef) -> WorkerProcess:
         """Prefer a worker that has the model loaded, and among those the one used last, whose caches are warm."""
-        index = next((i for i in reversed(range(len(self._idle))) if sha256 in self._idle[i].loaded), -1)
+        index = next((i for i in reversed(range(len(self._idle))) if model in self._idle[i].loaded), -1)
         return self._idle.pop(index)
 
     def _release(self, worker: WorkerProcess) -> None:
-        """Hand a free worker to who waits longest, else let it warm up, else let it rest."""
+        """Hand a free worker to who waits longest, else let it do its chores, else let it rest."""
+        self._running.pop(worker, None)
         if worker.dead or worker not in self._workers:
             return
         while self._waiting:
-            future, _ = self._waiting.popleft()
-            if not future.done():
-                future.set_result(worker)
+            waiter = self._waiting.popleft()
+            if not waiter.future.done():
+                waiter.future.set_result(worker)
                 return
-        missing = self._lacks(worker)
-        if missing and not self._stopping:
-            self._in_background(self._warm_up(worker, missing[0]))
-        else:
+        chore = None if self._stopping else self._chore(worker)
+        if chore is None:
             self._idle.append(worker)
+        else:
+            self._in_background(self._do_chores(worker, *chore))
 
     def _refuse_quarantined(self, model: ModelRef) -> None:
-        crashes = self._crashes.get(model.sha256)
-        if not crashes:
-            return
-        while crashes and crashes[0] < time.monotonic() - self.limits.crash_window_s:
-            crashes.popleft()
-        if len(crashes) >= self.limits.crashes:
+        if self._quarantined(model):
+            self.counts["quarantined"] += 1
             raise ModelUnavailable(
-                f"Model '{model.name}' made its runtime crash {len(crashes)} times within "
+                f"Model '{model.name}' made its runtime crash {self.limits.crashes} times within "
                 f"{self.limits.crash_window_s:g} s and rests for a while. Other models are served; look at the inputs "
                 "that were sent, then try again in a minute."
             )
 
+    def _quarantined(self, model: ModelRef) -> bool:
+        crashes = self._crashes.get(model)
+        if not crashes:
+            return False
+        while crashes and crashes[0] < time.monotonic() - self.limits.crash_window_s:
+            crashes.popleft()
+        return len(crashes) >= self.limits.crashes
+
     # ---- workers come and go --------------------------------------------------------------------------------------
 
     async def _add_worker(self) -> None:
+        """Start a worker and give it to the pool once it has loaded every model that is to be warm.
+
+        Raises:
+            WorkerDied: it did not come up.
+        """
         worker = await WorkerProcess.start(self.limits.worker, self.limits.start_s)
         self._workers.add(worker)
-        self._in_background(self._watch(worker))
-        for ref in list(self._warm.values()):
-            await self._load(worker, ref)
+        self._in_background(self._watch(worker, time.monotonic()))
+        # Who waits is better served by the others, which are warm; only when there are none is a cold worker better.
+        while len(self._workers) > 1 and not worker.dead and (chore := self._chore(worker)):
+            await self._do_chore(worker, *chore)
         self._release(worker)
 
-    async def _watch(self, worker: WorkerProcess) -> None:
+    async def _watch(self, worker: WorkerProcess, born: float) -> None:
         """Replace a worker when its process ends, whatever the reason."""
         await worker.died()
         self._workers.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
-        pause_s = 0.05
+        short = time.monotonic() - born < _SHORT_LIFE_S
+        self._pause_s = min(5.0, max(0.1, 2 * self._pause_s)) if short else 0.0
+        if not self._stopping:
+            await self._replace_worker()
+        worker.close()
+
+    async def _replace_worker(self) -> None:
         while not self._stopping:
+            await asyncio.sleep(self._pause_s)
             try:
                 await self._add_worker()
             except WorkerDied as death:
                 log.warning("a worker did not start: %s", death)
-                await asyncio.sleep(pause_s)
-                pause_s = min(5.0, pause_s * 2)
+                self._pause_s = min(5.0, max(0.1, 2 * self._pause_s))
             else:
                 break
-        worker.close()
 
-    def _lacks(self, worker: WorkerProcess) -> list[ModelRef]:
-        return [ref for sha256, ref in self._warm.items() if sha256 not in worker.loaded]
+    def _chore(self, worker: WorkerProcess) -> tuple[str, ModelRef] | None:
+        """What a free worker should do: forget a model that was replaced, or load one before it is needed."""
+        warm = self._warm[: self.limits.worker.models]
+        for ref in warm:
+            if ref not in worker.loaded and not self._quarantined(ref):
+                return "warm", ref
+        for ref in worker.loaded:
+            if ref not in warm and not self.uses(ref):
+                return "forget", ref
+        return None
 
-    async def _load(self, worker: WorkerProcess, ref: ModelRef) -> None:
-        """Let a worker load one model; a model that fails here is found out when it is asked for."""
-        worker.loaded.add(ref.sha256)
-        with contextlib.suppress(ExplainError, WorkerDied):
-            await worker.ask("run", ExplainTask(ref, "warm"))
-
-    async def _warm_up(self, worker: WorkerProcess, ref: ModelRef) -> None:
-        await self._load(worker, ref)
+    async def _do_chores(self, worker: WorkerProcess, method: str, ref: ModelRef) -> None:
+        await self._do_chore(worker, method, ref)
         self._release(worker)
+
+    async def _do_chore(self, worker: WorkerProcess, method: str, ref: ModelRef) -> None:
+        """A model that fails here is found out when it is asked for; one that crashes or hangs costs this worker."""
+        if method == "warm":
+            worker.loaded.add(ref)
+        else:
+            worker.loaded.discard(ref)
+        try:
+            async with asyncio.timeout(self.limits.load_s):
+                await worker.ask("run", ExplainTask(ref, method))
+        except TimeoutError:
+            self._crashes[ref].append(time.monotonic())
+            worker.kill()
+        except WorkerDied as death:
+            self._bury(ref, death)
+        except ExplainError:
+            pass
 
     async def _stop_work(self, worker: WorkerProcess, answer: asyncio.Future[Any]) -> None:
         """Ask a worker to stop; kill it when it does not within the grace. Then it is free, or replaced."""
-        await worker.cancel()
         with contextlib.suppress(ExplainError, WorkerDied):
             try:
                 async with asyncio.timeout(self.limits.grace_s):
+                    await worker.cancel()
                     await asyncio.shield(answer)
             except TimeoutError:
                 self.counts["killed"] += 1
@@ -314,8 +422,15 @@ class Pool:
         self._release(worker)
 
     def _bury(self, model: ModelRef, death: WorkerDied) -> ExplainError:
-        """What the death of a worker means for the task it was at."""
+        """What the death of a worker means for the task it was at; a crash counts against the model."""
         self.counts["crashes"] += 1
+        meaning = self._meaning(model, death)
+        if isinstance(meaning, InputCrashedRuntime):
+            self._crashes[model].append(time.monotonic())
+            log.warning("model %s crashed its worker", model.name, extra={"signal": death.signal})
+        return meaning
+
+    def _meaning(self, model: ModelRef, death: WorkerDied) -> ExplainError:
         if self._stopping:
             return Cancelled("The service is stopping. Try again in a moment; another instance may answer.")
         if death.signal in (0, signal.SIGKILL, signal.SIGTERM):
@@ -323,7 +438,6 @@ class Pool:
                 "The worker ended before it answered, perhaps for lack of memory, and was replaced. Try again, with a "
                 "smaller input if it happens twice."
             )
-        self._crashes[model.sha256].append(time.monotonic())
         return InputCrashedRuntime(
             f"Running model '{model.name}' on this input crashed the native runtime. Only this answer is lost. Check the "
             "input for values that the model cannot take, such as a division of the smallest integer by -1."
@@ -333,3 +447,9 @@ class Pool:
         task = asyncio.ensure_future(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _forgive(answer: asyncio.Future[Any]) -> None:
+    """An answer that nobody waits for any more may fail without being reported."""
+    if not answer.cancelled():
+        answer.exception()

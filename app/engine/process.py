@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from app.engine.frames import Frame, receive_async, send_async
-from app.engine.task import ExplainTask, WorkerLimits
+from app.engine.task import ExplainTask, ModelRef, WorkerLimits
 
 Progress = Callable[[float], None]
 
@@ -38,7 +38,7 @@ class WorkerProcess:
         self._number = 0
         self._killed = False
         self._sending = asyncio.Lock()
-        self.loaded: set[str] = set()
+        self.loaded: set[ModelRef] = set()
 
     @classmethod
     async def start(cls, limits: WorkerLimits, timeout_s: float) -> WorkerProcess:
@@ -69,7 +69,12 @@ class WorkerProcess:
                 await receive_async(ours)
         except (TimeoutError, EOFError, OSError):
             worker.kill()
-            raise WorkerDied(await worker.died()) from None
+            signal_number = await worker.died()
+            worker.close()
+            raise WorkerDied(signal_number) from None
+        except asyncio.CancelledError:
+            worker.kill()
+            raise
         return worker
 
     @property

@@ -31,12 +31,21 @@ class WorkerLimits:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which file a task is about. `path` is the model's folder or `.onnx` file; `sha256` is that of the .onnx bytes."""
+    """Which exact model a task is about; equal references mean the same bytes, manifest included.
+
+    Attributes:
+        name: as in the URL.
+        path: the model's folder, or its `.onnx` file.
+        sha256: of the .onnx bytes; a worker refuses to load others.
+        version: for people.
+        fingerprint: changes with any file of the folder, so that a new manifest is a new model.
+    """
 
     name: str
     path: str
     sha256: str = ""
     version: str = "1"
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Worker:
     def __init__(self, sock: socket.socket, limits: WorkerLimits) -> None:
         self._sock = sock
         self._limits = limits
-        self._models: OrderedDict[str, ImageModel | TabularModel] = OrderedDict()
+        self._models: OrderedDict[ModelRef, ImageModel | TabularModel] = OrderedDict()
         self._inbox: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self._cancellation = Cancellation()
         self._current = 0
@@ -94,6 +94,9 @@ class Worker:
         return report
 
     def _do(self, task: ExplainTask, body: bytes, report: Callable[[float], None]) -> Any:
+        if task.method == "forget":
+            self._models.pop(task.model, None)
+            return None
         task = replace(task, body=body)
         model = self._model(task.model)
         if task.method == "warm":
@@ -115,7 +118,7 @@ class Worker:
 
     def _model(self, ref: ModelRef) -> ImageModel | TabularModel:
         """The loaded model, from memory where it is; the one not used for longest makes room."""
-        model = self._models.pop(ref.sha256, None)
+        model = self._models.pop(ref, None)
         if model is None:
             while len(self._models) >= self._limits.models:
                 self._models.popitem(last=False)
@@ -127,7 +130,7 @@ class Worker:
                 cancellation=self._cancellation,
                 threads=self._limits.threads,
             )
-        self._models[ref.sha256] = model
+        self._models[ref] = model
         return model
 
 
