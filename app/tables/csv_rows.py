@@ -70,7 +70,8 @@ def _numbers(chunk: bytes) -> list[list[float | None]] | None:
         return None
     rows = b"[[" + lines.replace(b"\n", b"],[") + b"]]"
     for empty, null in ((b",,", b",null,"), (b",,", b",null,"), (b"[,", b"[null,"), (b",]", b",null]")):
-        rows = rows.replace(empty, null)
+        if empty in rows:
+            rows = rows.replace(empty, null)
     try:
         decoded: list[list[float | None]] = orjson.loads(rows)
     except orjson.JSONDecodeError:

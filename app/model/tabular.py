@@ -1,0 +1,254 @@
+"""A model that takes a table: rows in, probabilities or numbers out, as ONNX Runtime computes them, row by row the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from app.cards import Feature, ModelCard, TabularSpec
+from app.errors import ModelRefused
+from app.explainers.blackbox import BlackBox
+from app.explainers.metrics import Predicted
+from app.explainers.permutation import Evaluator
+from app.explainers.table import Table
+from app.model.graph import Graph
+from app.model.inspection import tensor_facts
+from app.model.manifest import Identity, Manifest
+from app.model.session import Cancellation, Session
+from app.model.tabular_inputs import TableInput, known_categories, table_inputs
+from app.model.tabular_outputs import Answer, class_indices, read_answer
+
+RUN_SECONDS = 0.04  # a run cannot be stopped inside one operator, so no run may take longer
+RUN_ROWS = 100_000
+_TRIAL_ROWS = 256
+
+
+class TabularModel:
+    """A loaded table model.
+
+    Attributes:
+        card: facts for everybody.
+        layout: columns of each input.
+        classes: labels in the order of the scores; empty for a regression.
+        has_probabilities: False where the graph answers with labels alone.
+        categories: texts that the graph knows; None where that cannot be told.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto,
+        card: ModelCard,
+        inputs: tuple[TableInput, ...],
+        answer: Answer,
+        folder: Path | None,
+        cancellation: Cancellation,
+        threads: int,
+    ) -> None:
+        self.card = card
+        self.layout: tuple[tuple[Feature, ...], ...] = tuple(table_input.features for table_input in inputs)
+        self.classes = answer.classes
+        self.has_probabilities = answer.link != "one-hot"
+        self.categories = known_categories(model)
+        self.check: Callable[[], None] = cancellation.check
+        self._inputs = inputs
+        self._answer = answer
+        self._folder = folder
+        self._threads = threads
+        # One thread a session: then a row's prediction depends on that row alone, not on how many others there are.
+        self._session = Session(model, cancellation, 1)
+        self._outputs = [*answer.scores, *([answer.label] if answer.label else [])]
+        self._fixed_rows = next((i.rows for i in inputs if i.rows is not None), None)
+        self._unread = _unread(model, inputs)
+
+    @cached_property
+    def label_index(self) -> dict[str, int]:
+        """Class index of a label as callers may write it: as `classes` has it, or as the graph's own output does."""
+        return {name: i for names in (self._answer.graph_classes, self.classes) for i, name in enumerate(names)}
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the columns in order."""
+        return [feature.name for block in self.layout for feature in block]
+
+    def predict(self, table: Table) -> Predicted:
+        """Predictions for all rows: probabilities [n, k] or regression values [n, k], and predicted classes.
+
+        Raises:
+            Cancelled: stopped from another thread.
+            RuntimeRefusedInput: the runtime failed on these values.
+        """
+        if self._fixed_rows is None:
+            return self._run(table)
+        parts = [self._run_fixed(table, start) for start in range(0, table.n_rows, self._fixed_rows)]
+        values = np.concatenate([part.values for part in parts])
+        if parts[0].classes is None:
+            return Predicted(values)
+        return Predicted(values, np.concatenate([part.classes for part in parts]))
+
+    def _run_fixed(self, table: Table, start: int) -> Predicted:
+        """One run of a model that wants a fixed number of rows; the last row is repeated where some are lacking."""
+        assert self._fixed_rows is not None
+        rows = np.minimum(np.arange(start, start + self._fixed_rows), table.n_rows - 1)
+        return self._run(table.take(rows))[: table.n_rows - start]
+
+    def _run(self, table: Table) -> Predicted:
+        feeds = {i.name: block[:, 0] if i.flat else block for i, block in zip(self._inputs, table.blocks, strict=True)}
+        results = self._session.run(feeds, self._outputs)
+        label = results.pop() if self._answer.label else None
+        classes = None if label is None else class_indices(label, self._answer.graph_classes)
+        return self._read(results, classes, table.n_rows)
+
+    def _read(self, scores: list[NDArray[Any]], classes: NDArray[np.intp] | None, n: int) -> Predicted:
+        link = self._answer.link
+        if link == "one-hot":
+            assert classes is not None
+            return Predicted((classes[:, None] == np.arange(len(self.classes))).astype(np.float32), classes)
+        values = np.concatenate([part.reshape(n, -1) for part in scores], axis=1)
+        if link == "values":
+            return Predicted(values)
+        if link == "positive" and values.shape[1] == 1:
+            values = np.concatenate([1 - values, values], axis=1)
+        if values.shape[1] != len(self.classes):
+            raise ModelRefused(
+                f"The model gives {values.shape[1]} scores for {len(self.classes)} classes; correct `classes` in model.toml."
+            )
+        return Predicted(values, np.argmax(values, axis=1) if classes is None else classes)
+
+    def evaluator(self, table: Table) -> Evaluator:
+        """What predicts permuted copies of this table, in the fastest way that gives the same numbers."""
+        return self.black_box(table)
+
+    def black_box(self, table: Table) -> BlackBox:
+        """The way that fits every model: the runtime predicts every row."""
+        return BlackBox(
+            self.predict,
+            table,
+            run_rows=self.run_rows,
+            threads=self._threads,
+            unread=self._unread,
+            check=self.check,
+        )
+
+    @cached_property
+    def run_rows(self) -> int:
+        """Rows in one run, so that it takes no longer than `RUN_SECONDS`."""
+        return int(np.clip(RUN_SECONDS * 1000 / max(self.card.forward_ms, 1e-6), _TRIAL_ROWS, RUN_ROWS))
+
+    def evaluation_data(self) -> bytes:
+        """The registered evaluation data, a CSV file; empty where there is none."""
+        spec = self.card.tabular
+        if self._folder is None or spec is None or spec.evaluation_data is None:
+            return b""
+        return _inside(self._folder, spec.evaluation_data).read_bytes()
+
+
+def load_tabular(
+    model: ModelProto,
+    manifest: Manifest,
+    folder: Path | None,
+    identity: Identity,
+    cancellation: Cancellation,
+    threads: int,
+) -> TabularModel:
+    """A table model from its graph; changes `model` in place.
+
+    Args:
+        model: in the loading dialect.
+        manifest: what is said of it from outside.
+        folder: where its evaluation data and samples lie.
+        identity: name, version and hash.
+        cancellation: stops its runs from another thread.
+        threads: runs at once; each has one thread, so that results do not depend on their number.
+
+    Raises:
+        ModelRefused: the graph is no table model, or the manifest does not fit it.
+    """
+    facts = tensor_facts(Graph(model).inputs), tensor_facts(model.graph.output)
+    answer = read_answer(model, manifest)
+    inputs = table_inputs(model, manifest)
+    if manifest.task not in {None, answer.task}:
+        raise ModelRefused(f'task = "{manifest.task}" does not fit the outputs, which are those of a {answer.task}.')
+    if manifest.tabular.evaluation_data is not None and folder is not None:
+        _inside(folder, manifest.tabular.evaluation_data)
+    card = ModelCard(
+        name=identity.name,
+        version=identity.version,
+        sha256=identity.sha256,
+        kind="tabular",
+        task=answer.task,
+        description=manifest.description,
+        inputs=facts[0],
+        outputs=facts[1],
+        score_output=answer.scores[0] if answer.scores else answer.label or "",
+        classes=answer.classes,
+        tabular=TabularSpec(
+            tuple(feature for table_input in inputs for feature in table_input.features),
+            manifest.tabular.evaluation_data,
+            manifest.tabular.label,
+        ),
+        explainers=("permutation-importance",),
+        samples=_samples(folder),
+        warnings=answer.warnings,
+        forward_ms=_forward_ms(model, inputs, answer, cancellation),
+    )
+    return TabularModel(model, card, inputs, answer, folder, cancellation, threads)
+
+
+def _forward_ms(model: ModelProto, inputs: tuple[TableInput, ...], answer: Answer, cancellation: Cancellation) -> float:
+    """Milliseconds a row on one thread, the best of three runs on made-up rows; 0 where the model refuses those."""
+    rows = next((i.rows for i in inputs if i.rows is not None), _TRIAL_ROWS)
+    random = np.random.default_rng(0)
+    texts = sorted(known_categories(model) or {""})
+    feeds = {}
+    for table_input in inputs:
+        dtype = table_input.features[0].dtype
+        shape = (rows, len(table_input.features))
+        block: NDArray[Any]
+        if dtype == "string":
+            block = random.choice(np.array(texts, dtype=object), shape)
+        else:
+            block = random.normal(size=shape).astype(np.bool_ if dtype == "bool" else dtype)
+        feeds[table_input.name] = block[:, 0] if table_input.flat else block
+    session = Session(model, cancellation, 1)
+    best = np.inf
+    try:
+        for _ in range(3):
+            started = time.perf_counter()
+            session.run(feeds, [*answer.scores] or None)
+            best = min(best, time.perf_counter() - started)
+    except Exception:  # noqa: BLE001  # made-up rows may be refused by a graph that takes real ones
+        return 0.0
+    return float(best) * 1000 / rows
+
+
+def _unread(model: ModelProto, inputs: tuple[TableInput, ...]) -> frozenset[int]:
+    """Columns of inputs from which no output is computed."""
+    needed = Graph(model).needed_for([value.name for value in model.graph.output])
+    unread, first = set(), 0
+    for table_input in inputs:
+        if table_input.name not in needed:
+            unread |= set(range(first, first + len(table_input.features)))
+        first += len(table_input.features)
+    return frozenset(unread)
+
+
+def _inside(folder: Path, relative: str) -> Path:
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder.resolve()) or not path.is_file():
+        raise ModelRefused(
+            f"evaluation_data '{relative}' is no file in the model's folder; put it there, or leave the key out."
+        )
+    return path
+
+
+def _samples(folder: Path | None) -> tuple[str, ...]:
+    if folder is None or not (folder / "samples").is_dir():
+        return ()
+    return tuple(sorted(f"samples/{path.name}" for path in (folder / "samples").iterdir() if path.is_file()))
