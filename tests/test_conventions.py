@@ -60,7 +60,6 @@ HOMES: dict[str, tuple[str, ...]] = {
     "fastapi": ("app.main", "app.server", "app.api"),
     "starlette": ("app.main", "app.server", "app.api"),
     "uvicorn": ("app.server",),
-    "pydantic_settings": ("app.settings",),
     "onnxruntime": ("app.model",),
     "onnx": ("app.model", "app.autodiff"),
     "PIL": ("app.images",),

@@ -1,0 +1,171 @@
+"""What the service makes of a model, in a few lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.cards import ImageSpec, ModelCard, TensorFact
+from app.cli.work import find, run
+from app.engine.task import ExplainTask
+from app.errors import ExplainError
+from app.methods import METHODS
+from app.settings import Settings
+
+_OTHER_LAYERS = 6
+_CLASSES = 8
+
+
+def show_models(settings: Settings) -> int:
+    """Print every model of the folder, one a line; the exit status is 1 if one of them is refused."""
+    names = sorted(file.parent.name for file in settings.models.glob("*/model.onnx"))
+    answers = run([ExplainTask(find(name, settings), "inspect") for name in names], settings)
+    table = Table("name", "kind", "task", "explains", "gradient", "explainers", box=None, header_style="bold")
+    for name, card in zip(names, answers, strict=True):
+        if isinstance(card, ExplainError):
+            table.add_row(escape(name), "[red]refused[/]", "", escape(str(card)))
+        else:
+            explained = _plural(len(card.classes), "class", "classes") if card.classes else card.score_output
+            table.add_row(
+                escape(name), card.kind, card.task, escape(explained), card.gradient.source, str(len(card.explainers))
+            )
+    console = Console()
+    if names:
+        console.print(table)
+    else:
+        console.print(f"{settings.models} holds no model. Put one at {settings.models}/NAME/model.onnx.", markup=False)
+    return int(any(isinstance(card, ExplainError) for card in answers))
+
+
+def show_model(path: Path, settings: Settings) -> int:
+    """Print what a model file is and what could be explained; the exit status is 1 if it is refused."""
+    console = Console(highlight=False)
+    (card,) = run([ExplainTask(find(str(path), settings), "inspect")], settings)
+    if isinstance(card, ExplainError):
+        console.print(f"[bold red]refused[/]  {escape(str(card))}")
+        return 1
+    classes = f" · {_plural(len(card.classes), 'class', 'classes')}" if card.classes else ""
+    console.print(f"[bold green]{escape(str(path))}[/] · {card.kind} model · {card.task}{classes}")
+    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    for name, text in _facts(card):
+        facts.add_row(name, text)
+    console.print(facts)
+    console.print("\nWhat the graph does not say stands in [bold]model.toml[/] beside model.onnx; now in force:")
+    console.print(manifest(card), markup=False, style="cyan")
+    return 0
+
+
+def _facts(card: ModelCard) -> Iterable[tuple[str, str]]:
+    for tensor in card.inputs:
+        yield "input", escape(_tensor(tensor))
+    yield "explained", f"{escape(card.score_output)} [dim](scores before softmax or sigmoid)[/]"
+    if card.classes:
+        more = ", …" if len(card.classes) > _CLASSES else ""
+        yield "classes", escape(", ".join(card.classes[:_CLASSES]) + more)
+    if card.tabular:
+        yield "columns", escape(", ".join(f"{feature.name} ({feature.dtype})" for feature in card.tabular.features))
+    layer = card.default_layer
+    if layer:
+        yield "layer", f"[green]{escape(layer.name)}[/] {_shape(layer.shape)} [dim]{escape(layer.reason)}[/]"
+    others = [other for other in card.layers if other is not layer]
+    if others:
+        shown = ", ".join(f"{escape(other.name)} {_shape(other.shape)}" for other in others[-_OTHER_LAYERS:])
+        yield "or", shown + (f" [dim]and {len(others) - _OTHER_LAYERS} more[/]" if len(others) > _OTHER_LAYERS else "")
+    if card.kind == "image":
+        yield "gradient", _gradient(card)
+    yield "explainers", escape(", ".join(card.explainers)) or "[red]none[/]"
+    refused = [method for method in METHODS.values() if method.kind == card.kind and method.name not in card.explainers]
+    if refused:
+        yield "refused", f"{', '.join(method.name for method in refused)} [dim]{_why_refused(card)}[/]"
+    if card.forward_ms:
+        yield "cost", f"{card.forward_ms:.3g} ms a {'picture' if card.kind == 'image' else 'row'}"
+    for warning in card.warnings:
+        yield "[yellow]warning[/]", escape(warning)
+
+
+def _gradient(card: ModelCard) -> str:
+    missing = escape("; ".join(card.gradient.missing_rules[:5])) + (
+        "; …" if len(card.gradient.missing_rules) > 5 else ""
+    )
+    through = " Quantisation steps are passed with slope one." if card.gradient.straight_through else ""
+    match card.gradient.source:
+        case "exact" if missing:
+            return f"[green]exact[/] from the default layer on; before it no rule for {missing}.{through}"
+        case "exact":
+            return f"[green]exact[/]: every operator has a rule.{through}"
+        case "finite-difference":
+            return f"[yellow]finite differences[/]: no rule for {missing}"
+        case _:
+            return f"[red]none[/]: no layer to explain{f'; no rule for {missing}' if missing else ''}"
+
+
+def _why_refused(card: ModelCard) -> str:
+    if not card.layers:
+        return "no tensor with height and width lies on the way to the score"
+    if card.gradient.missing_rules:
+        return "they need the gradient, and operators without a rule are in the way"
+    return "they need something that this model does not have"
+
+
+def _tensor(tensor: TensorFact) -> str:
+    shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
+    return f"{tensor.name} {tensor.dtype}[{shape}]"
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return escape("[" + " x ".join(map(str, shape)) + "]")
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def manifest(card: ModelCard) -> str:
+    """The manifest that says what is in force for a model, as TOML to be changed and kept."""
+    lines = [f'kind = "{card.kind}"', f'task = "{card.task}"']
+    if card.classes:
+        lines.append(
+            f"classes = {_list(card.classes)}" if len(card.classes) <= _CLASSES else 'classes_file = "classes.txt"'
+        )
+    lines.append(f"score_output = {_text(card.score_output)}")
+    if card.image:
+        lines += ["", "[image]", *_image(card.image)]
+    if card.tabular:
+        lines += ["", "[tabular]", f"features = {_list(feature.name for feature in card.tabular.features)}"]
+        lines.append(
+            f"evaluation_data = {_text(card.tabular.evaluation_data)}"
+            if card.tabular.evaluation_data
+            else '# evaluation_data = "samples/test.csv"'
+        )
+        lines.append(f"label = {_text(card.tabular.label)}" if card.tabular.label else '# label = "target"')
+    if card.default_layer:
+        lines += ["", "[gradcam]", f"layer = {_text(card.default_layer.name)}"]
+    return "\n".join(lines)
+
+
+def _image(spec: ImageSpec) -> Iterable[str]:
+    yield f"size = {list(spec.size)}"
+    yield f'mode = "{spec.mode}"'
+    yield f'layout = "{spec.layout}"'
+    yield f"scale = {spec.scale}"
+    yield f"mean = {list(spec.mean)}"
+    yield f"std = {list(spec.std)}"
+    yield f'fit = "{spec.fit}"'
+    if spec.resize_to is not None:
+        yield f"resize_to = {spec.resize_to}"
+
+
+def _list(texts: Iterable[str]) -> str:
+    return "[" + ", ".join(map(_text, texts)) + "]"
+
+
+def _text(text: str) -> str:
+    """A TOML basic string."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
