@@ -6,9 +6,12 @@ knows pydantic; explainers get plain values.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from app.errors import BadParameter
 
 Colormap = Literal["turbo", "viridis", "inferno", "jet", "gray"]
 
@@ -17,6 +20,25 @@ class Options(BaseModel):
     """Base of all options: unknown keys are refused, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Chosen = TypeVar("Chosen", bound=Options)
+
+
+def checked(model: type[Chosen], given: Mapping[str, Any]) -> Chosen:
+    """The options that a caller gave, for use in a worker.
+
+    Raises:
+        BadParameter: a key is unknown, or a value out of range.
+    """
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        finding = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(step) for step in finding["loc"])[:100] or "the body"
+        raise BadParameter(
+            f"{place}: {finding['msg'][:200]}. GET /docs shows the parameters and their ranges."
+        ) from None
 
 
 class PictureOptions(Options):

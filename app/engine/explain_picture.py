@@ -5,35 +5,27 @@ from __future__ import annotations
 import binascii
 import time
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app import images, strict_json
+from app.engine.picture_maps import Pictured, picture_maps
 from app.engine.task import ExplainTask, Heatmap, ModelFile, PictureExplanation, Prediction, Predictions
-from app.errors import BadParameter, InputRefusedByModel, MalformedInput
-from app.explainers import cam
+from app.errors import BadParameter, InputRefusedByModel, MalformedInput, MethodNotApplicable
 from app.methods import METHODS
 from app.model import ImageModel
-from app.options import LayerOptions, Options, PictureOptions, checked
+from app.options import Options, PictureOptions, checked
 
 Floats = NDArray[np.float32]
-Report = Callable[[float], None]
 
 JSON = "application/json"
 SHOWN_CLASSES = 10
-_AUGMENTATIONS = tuple((mirrored, factor) for mirrored in (False, True) for factor in (0.9, 1.0, 1.1))
-
-_LAYER_CAMS: dict[str, Callable[[Floats, Floats], Floats]] = {
-    "gradcam": cam.grad_cam,
-    "hirescam": cam.hires_cam,
-    "layercam": cam.layer_cam,
-}
 
 
-def explain_picture(task: ExplainTask, model: ImageModel, report: Report) -> PictureExplanation:
+def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[float], None]) -> PictureExplanation:
     """The maps of one picture for each target, by the task's method.
 
     Args:
@@ -46,39 +38,167 @@ def explain_picture(task: ExplainTask, model: ImageModel, report: Report) -> Pic
         ModelError: the method does not fit the model.
     """
     began = time.perf_counter()
-    body, media_type, options = _read(task, METHODS[task.method].options)
+    body, media_type, given = _unwrapped(task)
+    options = checked(METHODS[task.method].options, given)
     assert isinstance(options, PictureOptions)
-    picture, x, geometry = _decode(task, model, body, media_type)
+    picture, x, geometry = _decoded(task, model, body, media_type)
     decoded = time.perf_counter()
-    scores, targets, maps, layer = _maps(task.method, model, x, options, report)
+    choose = _chooser(model, options)
+    found = picture_maps(task.method, model, x, choose, options, task.limits.get("max_cost_ms"), report)
     ran = time.perf_counter()
-    predictions = _predictions(model, scores)
-    by_index = {prediction.index: prediction for prediction in predictions}
-    explanations = []
-    for target, values in zip(targets, maps, strict=True):
-        heatmap = overlay = None
-        if task.pictures:
-            grey = images.to_grey(images.place_back(values, geometry))
-            heatmap = images.encode_png(grey) if "heatmap" in task.pictures else None
-            if "overlay" in task.pictures:
-                overlay = images.encode_png(images.overlay(picture, grey, options.colormap, options.alpha))
-        explanations.append(
-            Heatmap(
-                by_index[target],
-                layer.name if layer else None,
-                layer.shape if layer else None,
-                float(values.max()),
-                heatmap,
-                overlay,
-                values.tolist() if options.values else None,
-            )
-        )
-    done = time.perf_counter()
-    timings = {"decode": decoded - began, "run": ran - decoded, "render": done - ran}
+    predictions = _predictions(model, found.scores)
+    explanations = tuple(
+        _heatmap(task, options, picture, geometry, found, target, values)
+        for target, values in zip(_named(predictions, found.targets), found.maps, strict=True)
+    )
+    ends = {"decode": decoded - began, "run": ran - decoded, "render": time.perf_counter() - ran}
     return PictureExplanation(
         predictions[: max(SHOWN_CLASSES, options.top_k or 0)],
-        tuple(explanations),
-        model.card.gradient,
-        {name: seconds * 1e3 for name, seconds in timings.items()},
+        explanations,
+        found.gradient,
+        {name: seconds * 1e3 for name, seconds in ends.items()},
         model.card.warnings,
+    )
+
+
+def predict_picture(task: ExplainTask, model: ImageModel) -> Predictions:
+    """The classes of one picture, best first; for a regression its numbers.
+
+    Raises:
+        InputError: the body, the picture or an option cannot be used.
+    """
+    began = time.perf_counter()
+    body, media_type, given = _unwrapped(task)
+    checked(Options, given)
+    _, x, _ = _decoded(task, model, body, media_type)
+    decoded = time.perf_counter()
+    scores = model.predict(x)[0]
+    ran = time.perf_counter()
+    timings = {"decode": (decoded - began) * 1e3, "run": (ran - decoded) * 1e3}
+    if model.card.task == "regression":
+        return Predictions([scores.tolist()], timings)
+    return Predictions([list(_predictions(model, scores)[:SHOWN_CLASSES])], timings)
+
+
+def explainer_model(task: ExplainTask, model: ImageModel) -> ModelFile:
+    """The model and its explanation as one ONNX file.
+
+    Raises:
+        MethodNotApplicable: no such file can be made.
+    """
+    raise MethodNotApplicable(f"No explainer file can be made of model '{model.card.name}' for {task.method} yet.")
+
+
+def _unwrapped(task: ExplainTask) -> tuple[bytes, str, dict[str, Any]]:
+    """The picture file, its media type, and all options: those of the query string, then those of a JSON body."""
+    if task.media_type != JSON:
+        return task.body, task.media_type, dict(task.options)
+    document = strict_json.loads(task.body)
+    if not isinstance(document, dict) or not isinstance(document.get("image"), str):
+        raise MalformedInput('The JSON body must be an object with the picture in base64: {"image": "..."}.')
+    try:
+        body = b64decode("".join(document.pop("image").split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedInput(
+            "`image` is not base64; encode the bytes of the picture file with the standard alphabet."
+        ) from error
+    if "target" in document:
+        # A number or a single label is as good as a list of one.
+        targets = document["target"] if isinstance(document["target"], list) else [document["target"]]
+        document["target"] = [str(target) if type(target) is int else target for target in targets]
+    return body, "", {**task.options, **document}
+
+
+def _decoded(task: ExplainTask, model: ImageModel, body: bytes, media_type: str) -> tuple[Any, Floats, images.Geometry]:
+    if not body:
+        raise MalformedInput("The body is empty; send the bytes of a picture, a multipart file `image`, or JSON.")
+    picture = images.decode(body, media_type, task.limits.get("max_pixels", images.MOST_PIXELS))
+    assert model.card.image is not None
+    x, geometry = images.to_tensor(picture, model.card.image)
+    return picture, x, geometry
+
+
+def _chooser(model: ImageModel, options: PictureOptions) -> Callable[[Floats], list[int]]:
+    """Which classes to explain, once the scores are known: those asked for, else the best `top_k`, else the best."""
+    if options.target and options.top_k:
+        raise BadParameter("Give `target` or `top_k`, not both: one names the classes, the other takes the best.")
+    wanted = [_class_index(model.card.classes, target) for target in dict.fromkeys(options.target or ())]
+
+    def choose(scores: Floats) -> list[int]:
+        if not np.isfinite(scores).all():
+            raise InputRefusedByModel(
+                "The model's scores for this picture are not finite numbers; check its preprocessing."
+            )
+        count = min(options.top_k or 1, len(scores))
+        return list(dict.fromkeys(wanted)) or [int(index) for index in np.argsort(-scores, kind="stable")[:count]]
+
+    return choose
+
+
+def _class_index(classes: tuple[str, ...], target: str) -> int:
+    """The class of this label, else of this number."""
+    count = classes.count(target)
+    if count == 1:
+        return classes.index(target)
+    if count > 1:
+        numbers = [index for index, label in enumerate(classes) if label == target]
+        raise BadParameter(
+            f"{count} classes have this label; give one of their numbers: {', '.join(map(str, numbers[:20]))}."
+        )
+    if target.isascii() and target.isdigit() and len(target) <= 9 and int(target) < len(classes):
+        return int(target)
+    some = ", ".join(f"'{label}'" for label in classes[:10]) + (", ..." if len(classes) > 10 else "")
+    raise BadParameter(
+        f"`target` is neither a label of this model nor a number from 0 to {len(classes) - 1}; its labels are {some}."
+    )
+
+
+def _predictions(model: ImageModel, scores: Floats) -> tuple[Prediction, ...]:
+    """All classes, best first."""
+    probabilities = model.probabilities(scores[None])
+    return tuple(
+        Prediction(
+            int(index),
+            model.card.classes[index],
+            float(scores[index]),
+            None if probabilities is None else float(probabilities[0, index]),
+        )
+        for index in np.argsort(-scores, kind="stable")
+    )
+
+
+def _named(predictions: tuple[Prediction, ...], targets: list[int]) -> list[Prediction]:
+    by_index = {prediction.index: prediction for prediction in predictions}
+    return [by_index[target] for target in targets]
+
+
+def _heatmap(
+    task: ExplainTask,
+    options: PictureOptions,
+    picture: NDArray[np.uint8],
+    geometry: images.Geometry,
+    found: Pictured,
+    target: Prediction,
+    values: Floats,
+) -> Heatmap:
+    """One map as numbers and as pictures, as far as they are asked for."""
+    if not np.isfinite(values).all():
+        raise InputRefusedByModel(
+            "The map of this picture is not finite: the model's numbers overflow on it. Check its preprocessing."
+        )
+    heatmap = overlay = None
+    if task.pictures:
+        grey = images.to_grey(images.place_back(values, geometry))
+        heatmap = images.encode_png(grey) if "heatmap" in task.pictures else None
+        if "overlay" in task.pictures:
+            overlay = images.encode_png(images.overlay(picture, grey, options.colormap, options.alpha))
+    layer = found.layer
+    return Heatmap(
+        target,
+        layer.name if layer else None,
+        layer.shape if layer else None,
+        float(values.max()),
+        heatmap,
+        overlay,
+        values.tolist() if options.values else None,
     )

@@ -77,7 +77,8 @@ class Graph:
         if value is None or not value.type.tensor_type.HasField("shape"):
             return None
         return tuple(
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in value.type.tensor_type.shape.dim
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+            for dim in value.type.tensor_type.shape.dim
         )
 
     def reached_from(self, sources: Collection[str], *, through_shapes: bool = True) -> set[str]:
@@ -90,7 +91,9 @@ class Graph:
                 reached.update(name for name in node.output if name)
         return reached
 
-    def needed_for(self, targets: Iterable[str], stop: Collection[str] = (), *, through_shapes: bool = True) -> set[str]:
+    def needed_for(
+        self, targets: Iterable[str], stop: Collection[str] = (), *, through_shapes: bool = True
+    ) -> set[str]:
         """All tensors from which `targets` are computed, and these; not looking behind `stop`."""
         needed: set[str] = set()
         waiting = list(targets)

@@ -74,35 +74,34 @@ class InputGradient:
 class LayerSessions:
     """The sessions around a layer: `head` makes it and what crosses beside it, `tail` makes scores of these.
 
-    `gradient` is None where an operator between the layer and the scores has no rule. `tail` is made when it is needed.
+    `head` is None where the main session shows the layer, `gradient` where an operator behind the layer has no rule; `tail`
+    is made when it is needed.
     """
 
     candidate: Candidate
     crossing: tuple[str, ...]
-    head: Session
-    gradient: Session | None
-    gradient_name: str
+    gradient: Session | None = None
+    gradient_name: str = ""
+    head: Session | None = None
     tail: Session | None = None
 
 
-def layer_sessions(
+def tail_sessions(
     picture: PictureGraph,
     candidate: Candidate,
     weights: Mapping[str, TensorProto],
     cancellation: Cancellation,
     threads: int,
-    head: Session | None = None,
 ) -> LayerSessions:
-    """Sessions for a layer; `head` where one exists that shows the layer already."""
-    part = cut_tail(picture, candidate.name, weights)
-    if head is None:
-        head = Session(cut_head(picture, candidate.name, part.crossing, weights), cancellation, threads)
+    """The sessions behind a layer: its gradient, or where a rule is missing, the tail alone for finite differences."""
+    part = cut_tail(picture, candidate.name)
+    model = part.model(weights)
     try:
-        found = differentiate(part.model, picture.score, [candidate.name], COTANGENT)
+        found = differentiate(model, picture.score, [candidate.name], COTANGENT)
     except UnsupportedOperator:
-        return LayerSessions(candidate, part.crossing, head, None, "", Session(part.model, cancellation, threads))
-    gradient = Session(found.model, cancellation, threads)
-    return LayerSessions(candidate, part.crossing, head, gradient, found.gradients[candidate.name])
+        return LayerSessions(candidate, part.crossing, tail=Session(model, cancellation, threads))
+    session = Session(found.model, cancellation, threads)
+    return LayerSessions(candidate, part.crossing, session, found.gradients[candidate.name])
 
 
 class LayerRun:
@@ -113,7 +112,9 @@ class LayerRun:
         activations: f32[c, u, v].
     """
 
-    def __init__(self, model: ImageModel, sessions: LayerSessions, tensors: Mapping[str, Floats], scores: Floats) -> None:
+    def __init__(
+        self, model: ImageModel, sessions: LayerSessions, tensors: Mapping[str, Floats], scores: Floats
+    ) -> None:
         self._model = model
         self._sessions = sessions
         self._tensors = tensors
@@ -208,7 +209,10 @@ class ImageModel:
 
     def predict(self, x: Floats) -> Floats:
         """Scores f32[n, k] of pictures f32[n, c, h, w]."""
-        parts = [self._main.run({self._picture.source: self._laid_out(part)}, [self._picture.score])[0] for part in self._runs(x)]
+        parts = [
+            self._main.run({self._picture.source: self._laid_out(part)}, [self._picture.score])[0]
+            for part in self._runs(x)
+        ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def probabilities(self, scores: Floats) -> Floats | None:
@@ -216,9 +220,9 @@ class ImageModel:
         if self._picture.activation == "none":
             return None
         if self._picture.activation == "sigmoid":
-            return (0.5 * (1 + np.tanh(0.5 * scores))).astype(np.float32)
+            return np.asarray(0.5 * (1 + np.tanh(0.5 * scores)), np.float32)
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 
     def at_layer(self, x: Floats, layer: str | None = None) -> LayerRun:
         """Run one picture f32[1, c, h, w] and stop at a layer (default: the model's default layer).
@@ -230,7 +234,7 @@ class ImageModel:
         sessions = self._sessions(layer)
         names = [sessions.candidate.name, *sessions.crossing]
         feeds = {self._picture.source: self._laid_out(x)}
-        if sessions.head is self._main:
+        if sessions.head is None:
             scores, *tensors = self._main.run(feeds, [self._picture.score, *names])
             return LayerRun(self, sessions, dict(zip(names, tensors, strict=True)), scores[0])
         found = dict(zip(names, sessions.head.run(feeds, names), strict=True))
@@ -270,8 +274,8 @@ class ImageModel:
         """A session from the layer to the scores, without gradient."""
         if sessions.tail is not None:
             return sessions.tail
-        part = cut_tail(self._picture, sessions.candidate.name, self._weights())
-        tail = Session(part.model, self.cancellation, self._threads)
+        part = cut_tail(self._picture, sessions.candidate.name)
+        tail = Session(part.model(self._weights()), self.cancellation, self._threads)
         if sessions is self._default:
             self._default = replace(sessions, tail=tail)
         else:
@@ -306,8 +310,10 @@ class ImageModel:
                 f"'{name}' is no layer of model '{self.card.name}' with height, width and a way to the score; use one that "
                 f"GET /v1/models/{self.card.name} lists{f', such as {known}' if known else ''}."
             )
-        weights = _weights(self._read())
-        sessions = layer_sessions(self._picture, candidate, self._weights(), self.cancellation, self._threads)
+        weights = self._weights()
+        sessions = tail_sessions(self._picture, candidate, weights, self.cancellation, self._threads)
+        head = cut_head(self._picture, name, sessions.crossing, weights)
+        sessions = replace(sessions, head=Session(head, self.cancellation, self._threads))
         while len(self._layers) >= _KEPT_LAYERS:
             self._layers.popitem(last=False)
         self._layers[name] = sessions

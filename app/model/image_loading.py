@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,16 +16,15 @@ from app.cards import GradientFact, Layer, ModelCard
 from app.errors import InputRefusedByModel, ModelRefused
 from app.methods import METHODS
 from app.model.graph import Graph, assemble
-from app.model.image import ImageModel, LayerSessions, layer_sessions, weights_of
+from app.model.image import COTANGENT, ImageModel, LayerSessions, tail_sessions, weights_of
 from app.model.inspection import PictureGraph, picture_graph, tensor_facts
 from app.model.layers import Candidate, SpatialLayers
 from app.model.manifest import Identity, Manifest
 from app.model.session import Cancellation, Session
-from app.model.tails import cut_tail
 
 SAMPLES = "samples"
 _DEFAULT_TRIES = 12
-_SMALL = 4096  # bytes of a weight that is kept beside the graph, because it may be a shape
+SMALL = 1024  # elements of a weight that is kept beside the graph, because it may be a shape
 _BATCH_TOLERANCE = 1e-3  # of the scores' range: what another order of summing explains, and mixing of pictures does not
 
 
@@ -107,10 +107,9 @@ def _load(
     missing = tuple(f"{rule.operator} at {rule.node}" for rule in missing_rules(model, picture.score, [picture.source]))
     finder = SpatialLayers(graph, picture.source, picture.score, picture.spec.size)
     candidates = finder.candidates()
-    chosen = _default(picture, finder, candidates, manifest.layer, weights, cancellation)
-    shown = (picture.score, chosen.name, *cut_tail(picture, chosen.name, weights).crossing) if chosen else (picture.score,)
+    default = _default(picture, finder, candidates, manifest.layer, weights, cancellation, threads)
+    shown = (picture.score, *((default.candidate.name, *default.crossing) if default else ()))
     main = Session(_showing(model, [graph.types[name] for name in shown]), cancellation, threads)
-    default = layer_sessions(picture, chosen, weights, cancellation, threads, main) if chosen else None
     forward_ms, agrees = _try_out(main, picture)
     if not agrees:
         return None
@@ -126,8 +125,9 @@ def _default(
     wanted: str | None,
     weights: Mapping[str, TensorProto],
     cancellation: Cancellation,
-) -> Candidate | None:
-    """The manifest's layer, or the last candidate that the score depends on at its places, found by changing them.
+    threads: int,
+) -> LayerSessions | None:
+    """Sessions for the manifest's layer, or the last candidate that the score depends on at its places, found by changing them.
 
     Behind the last attention of a transformer only the class token counts: the patches are still there, but change nothing.
     """
@@ -139,18 +139,21 @@ def _default(
                 f"`layer` under [gradcam] names '{wanted}', which is no tensor with height and width on the way to the score"
                 f"{f'; the last candidates are {names}' if names else ''}."
             )
-        return candidate
+        return tail_sessions(picture, candidate, weights, cancellation, threads)
     random = np.random.default_rng(0)
     for candidate in candidates[: -_DEFAULT_TRIES - 1 : -1]:
-        part = cut_tail(picture, candidate.name, weights)
-        if part.crossing:
-            continue
-        session = Session(part.model, cancellation, optimise=False)
+        sessions = tail_sessions(picture, candidate, weights, cancellation, threads)
         template = random.standard_normal(_lengths(picture.graph.types[candidate.name])).astype(np.float32)
         maps = random.standard_normal((2, 1, *candidate.shape)).astype(np.float32)
-        first, second = (session.run({candidate.name: candidate.layout.from_maps(m, template)})[0] for m in maps)
+        session = sessions.gradient or sessions.tail
+        assert session is not None
+        feeds = {COTANGENT: np.zeros((1, len(picture.classes)), np.float32)} if sessions.gradient else {}
+        first, second = (
+            session.run({**feeds, candidate.name: candidate.layout.from_maps(m, template)}, [picture.score])[0]
+            for m in maps
+        )
         if not np.array_equal(first, second):
-            return candidate
+            return sessions
     return None
 
 
@@ -163,7 +166,11 @@ def _reason(candidate: Candidate, manifest: Manifest) -> str:
     if manifest.layer == candidate.name:
         return "Named under [gradcam] in model.toml."
     _, height, width = candidate.shape
-    tokens = f", read from a sequence of patches behind {candidate.layout.prefix} other tokens" if candidate.layout.prefix else ""
+    tokens = (
+        f", read from a sequence of patches behind {candidate.layout.prefix} other tokens"
+        if candidate.layout.prefix
+        else ""
+    )
     return (
         "The last tensor through which everything passes that still has height and width, and on whose places the score "
         f"depends: {height} x {width} places made by {candidate.operator}{tokens}."
@@ -179,7 +186,7 @@ def _showing(model: ModelProto, outputs: list[ValueInfoProto]) -> ModelProto:
 
 def _without_weights(model: ModelProto) -> ModelProto:
     """The graph for later questions. It is a copy: deleting from a message does not give its memory back."""
-    small = {tensor.name: tensor for tensor in model.graph.initializer if tensor.ByteSize() <= _SMALL}
+    small = {tensor.name: tensor for tensor in model.graph.initializer if math.prod(tensor.dims) <= SMALL}
     types = {value.name: value for value in model.graph.value_info}
     return assemble(model, model.graph.node, model.graph.input, model.graph.output, small, types)
 

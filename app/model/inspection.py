@@ -54,7 +54,11 @@ def tensor_facts(values: Sequence[ValueInfoProto]) -> tuple[TensorFact, ...]:
     facts = []
     for value in values:
         kind = value.type.tensor_type
-        dtype = TensorProto.DataType.Name(kind.elem_type).lower() if kind.elem_type else value.type.WhichOneof("value") or "unknown"
+        dtype = (
+            TensorProto.DataType.Name(kind.elem_type).lower()
+            if kind.elem_type
+            else value.type.WhichOneof("value") or "unknown"
+        )
         shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim)
         facts.append(TensorFact(value.name, dtype, shape))
     return tuple(facts)
@@ -76,8 +80,8 @@ def picture_graph(model: ModelProto, manifest: Manifest, *, batched: bool = True
     fact, warning = find_score(Graph(model), manifest.score_output)
     _keep_what_makes(model, fact.tensor)
     source = _float_input(model, value)
-    for batched in (True, False) if batched else (False,):
-        _fix_input_shape(model, source, spec, open_batch=batched)
+    for open_batch in (True, False) if batched else (False,):
+        _fix_input_shape(model, source, spec, open_batch=open_batch)
         probed = ProbedGraph(model)
         extents = probed.extents(fact.tensor)
         if extents and any(axis is not None and len(set(axis)) > 1 for axis in extents):
@@ -88,7 +92,9 @@ def picture_graph(model: ModelProto, manifest: Manifest, *, batched: bool = True
             "or name another tensor as `score_output` in model.toml."
         )
     _write_shapes(model, probed)
-    score, count = _score_rows(model, fact.tensor, tuple(axis[0] for axis in extents if axis), probed.dtype(fact.tensor))
+    score, count = _score_rows(
+        model, fact.tensor, tuple(axis[0] for axis in extents if axis), probed.dtype(fact.tensor)
+    )
     classes, note = _classes(model, manifest, count)
     return PictureGraph(
         Graph(model),
@@ -97,7 +103,7 @@ def picture_graph(model: ModelProto, manifest: Manifest, *, batched: bool = True
         _activation(fact.activation, count, manifest),
         spec,
         classes,
-        batched,
+        open_batch,
         tuple(text for text in (*warnings, warning, note) if text),
     )
 
@@ -111,13 +117,17 @@ def image_spec(graph: Graph, value: ValueInfoProto, manifest: Manifest) -> tuple
             f"The input '{value.name}' of a picture model must be 4-D, [n, c, h, w] or [n, h, w, c]; it has the shape {shape}. "
             'Say kind = "tabular" in model.toml if it takes a table.'
         )
-    layout = told.layout or ("NHWC" if shape[1] not in {1, 3} and shape[3] in {1, 3} else _layout_by_first_node(graph, value.name))
+    layout = told.layout or (
+        "NHWC" if shape[1] not in {1, 3} and shape[3] in {1, 3} else _layout_by_first_node(graph, value.name)
+    )
     channels, height, width = (shape[i] for i in ((1, 2, 3) if layout == "NCHW" else (3, 1, 2)))
     if isinstance(channels, int) and channels not in {1, 3}:
         raise ModelRefused(f"The input '{value.name}' has {channels} channels; pictures have 1 (grey) or 3 (colour).")
     mode = told.mode or ("L" if channels == 1 else "RGB")
     if isinstance(channels, int) and channels != (1 if mode == "L" else 3):
-        raise ModelRefused(f'mode = "{mode}" does not fit the {channels} channels of the input; correct it in model.toml.')
+        raise ModelRefused(
+            f'mode = "{mode}" does not fit the {channels} channels of the input; correct it in model.toml.'
+        )
     size = told.size
     fixed = (height, width)
     if size is None:
@@ -125,13 +135,19 @@ def image_spec(graph: Graph, value: ValueInfoProto, manifest: Manifest) -> tuple
         if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
             size = (height, width)
         else:
-            warnings.append(f"The graph leaves the picture's size open; {size[0]} x {size[1]} is used. Set `size` under [image].")
+            warnings.append(
+                f"The graph leaves the picture's size open; {size[0]} x {size[1]} is used. Set `size` under [image]."
+            )
     elif any(isinstance(side, int) and side > 0 and side != wanted for side, wanted in zip(fixed, size, strict=True)):
-        raise ModelRefused(f"`size` is {list(size)}, but the graph takes pictures of {list(fixed)}; correct it in model.toml.")
+        raise ModelRefused(
+            f"`size` is {list(size)}, but the graph takes pictures of {list(fixed)}; correct it in model.toml."
+        )
     depth = 1 if mode == "L" else 3
     for key, numbers in (("mean", told.mean), ("std", told.std)):
         if numbers is not None and len(numbers) not in {1, depth}:
-            raise ModelRefused(f"`{key}` has {len(numbers)} numbers, but the model takes {depth} channels; correct it in model.toml.")
+            raise ModelRefused(
+                f"`{key}` has {len(numbers)} numbers, but the model takes {depth} channels; correct it in model.toml."
+            )
     if told.mean is None and told.std is None:
         warnings.append(f"No `mean` and `std` are set under [image]: pixels are only divided by {told.scale:g}.")
     mean, std = ((n * depth if len(n) == 1 else n) for n in (told.mean or (0.0,), told.std or (1.0,)))
@@ -151,7 +167,9 @@ def _picture_input(model: ModelProto) -> ValueInfoProto:
     inputs = Graph(model).inputs
     if len(inputs) != 1:
         names = ", ".join(f"'{value.name}'" for value in inputs)
-        raise ModelRefused(f"A picture model has one input; this one has {len(inputs)} ({names}). Export it with the picture alone.")
+        raise ModelRefused(
+            f"A picture model has one input; this one has {len(inputs)} ({names}). Export it with the picture alone."
+        )
     if inputs[0].type.tensor_type.elem_type not in FLOATS:
         raise ModelRefused(
             f"The input '{inputs[0].name}' of a picture model must hold floating point numbers; export it without the cast."
@@ -225,7 +243,9 @@ def _score_rows(model: ModelProto, tensor: str, lengths: tuple[int, ...], dtype:
         )
     name = tensor
     if dtype != TensorProto.FLOAT:
-        model.graph.node.append(helper.make_node("Cast", [name], [f"{SCORES}_cast"], name=f"{SCORES}_cast", to=TensorProto.FLOAT))
+        model.graph.node.append(
+            helper.make_node("Cast", [name], [f"{SCORES}_cast"], name=f"{SCORES}_cast", to=TensorProto.FLOAT)
+        )
         name = f"{SCORES}_cast"
     if len(lengths) != 2:
         rows = helper.make_tensor(f"{SCORES}_rows", TensorProto.INT64, [2], [-1, count])
@@ -256,7 +276,9 @@ def _classes(model: ModelProto, manifest: Manifest, count: int) -> tuple[tuple[s
             labels = _labels(entry.value)
             if len(labels) == count:
                 return labels, ""
-            return _numbered(count), f"The class labels in the model's metadata do not fit its {count} scores and are not used."
+            return _numbered(
+                count
+            ), f"The class labels in the model's metadata do not fit its {count} scores and are not used."
     return _numbered(count), ""
 
 

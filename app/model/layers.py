@@ -20,7 +20,17 @@ Shape = tuple[int | str | None, ...]
 Grid = tuple[int, int]
 
 _PICTURE_LIKE = frozenset(
-    {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "Resize", "Upsample", "BatchNormalization", "QLinearConv"}
+    {
+        "Conv",
+        "ConvTranspose",
+        "MaxPool",
+        "AveragePool",
+        "LpPool",
+        "Resize",
+        "Upsample",
+        "BatchNormalization",
+        "QLinearConv",
+    }
     | {"DepthToSpace", "SpaceToDepth", "InstanceNormalization", "GroupNormalization", "LRN"}
 )
 _SAME_AS_BEFORE = frozenset({"Identity", "Cast", "Dropout"})
@@ -156,7 +166,9 @@ class SpatialLayers:
     def _layout(self, name: str, lengths: tuple[int, ...], batch: int) -> Layout | None:
         others = [axis for axis in range(len(lengths)) if axis != batch]
         if len(lengths) == 4:
-            readings = [others] if self._graph.producer[name].op_type in _PICTURE_LIKE else [others, [others[2], *others[:2]]]
+            readings = (
+                [others] if self._graph.producer[name].op_type in _PICTURE_LIKE else [others, [others[2], *others[:2]]]
+            )
             for channel, *places in readings:
                 grid = (lengths[places[0]], lengths[places[1]])
                 if min(grid) > 1 and (len(readings) == 1 or self._is_grid(grid)):
@@ -164,7 +176,9 @@ class SpatialLayers:
         if len(lengths) == 3:
             for tokens, channel in (others, others[::-1]):
                 for prefix in range(_MOST_PREFIX_TOKENS + 1):
-                    grids = (grid for grid in self._grids if grid[0] * grid[1] == lengths[tokens] - prefix and min(grid) > 1)
+                    grids = (
+                        grid for grid in self._grids if grid[0] * grid[1] == lengths[tokens] - prefix and min(grid) > 1
+                    )
                     for grid in sorted(grids):
                         return Layout(batch, channel, (tokens,), grid, prefix)
         return None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
-
 
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto, checker, helper, inliner, version_converter
@@ -24,7 +24,7 @@ MODEL_FILE = "model.onnx"
 MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit
 OPSET = 18  # from this version on axes, bounds and paddings are inputs of their nodes, and rules know one form only
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what the runtime has without foreign libraries
-_SMALL = 4096  # bytes; larger weights are no shapes or axes, and need not travel through checker and converter
+_SMALL = 1024  # elements; larger weights are no shapes or axes, and need not travel through checker and converter
 
 
 def load(
@@ -40,7 +40,8 @@ def load(
 
     Args:
         path: the folder or the file.
-        name, version: what the registry calls it.
+        name: what the registry calls it.
+        version: which of that name.
         sha256: what the .onnx bytes must hash to; empty for whatever they do.
         cancellation: stops the model's runs from another thread.
         threads: threads inside one operator.
@@ -69,7 +70,9 @@ def read_model(file: Path, sha256: str = "") -> tuple[ModelProto, str]:
     if not file.is_file():
         raise ModelNotFound(f"There is no file '{file.name}' for this model; put the .onnx file into its folder.")
     if file.stat().st_size > MODEL_BYTES:
-        raise ModelRefused("The model file is larger than 2 GiB, more than one ONNX file can hold; use a smaller model.")
+        raise ModelRefused(
+            "The model file is larger than 2 GiB, more than one ONNX file can hold; use a smaller model."
+        )
     content = file.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and digest != sha256:
@@ -87,7 +90,9 @@ def parse_model(content: bytes) -> ModelProto:
     try:
         model.ParseFromString(content)
     except DecodeError as error:
-        raise ModelRefused("The file is not an ONNX model: its bytes are no protobuf message; export it again.") from error
+        raise ModelRefused(
+            "The file is not an ONNX model: its bytes are no protobuf message; export it again."
+        ) from error
     if not model.graph.node or not model.opset_import:
         raise ModelRefused("The file is not an ONNX model: it has no graph with operators; export it again.")
     _require_single_file(model)
@@ -101,7 +106,9 @@ def kind_of(graph: Graph, manifest: Manifest) -> Kind:
         return manifest.kind
     value = graph.inputs[0] if len(graph.inputs) == 1 else None
     shape = graph.shape(value.name) if value is not None else None
-    is_picture = value is not None and shape is not None and len(shape) == 4 and graph.element_type(value.name) in FLOATS
+    is_picture = (
+        value is not None and shape is not None and len(shape) == 4 and graph.element_type(value.name) in FLOATS
+    )
     return "image" if is_picture else "tabular"
 
 
@@ -161,7 +168,9 @@ def _in_one_dialect(model: ModelProto) -> ModelProto:
     model.graph.initializer.extend(skeleton.graph.initializer)
     for part in ("node", "input", "output", "value_info"):
         del getattr(model.graph, part)[:]
-        getattr(model.graph, part).extend(v for v in getattr(skeleton.graph, part) if part != "input" or v.name not in large)
+        getattr(model.graph, part).extend(
+            v for v in getattr(skeleton.graph, part) if part != "input" or v.name not in large
+        )
     del model.functions[:]
     del model.opset_import[:]
     model.opset_import.extend(skeleton.opset_import)
@@ -171,7 +180,7 @@ def _in_one_dialect(model: ModelProto) -> ModelProto:
 
 def _without_large_weights(model: ModelProto) -> tuple[ModelProto, frozenset[str]]:
     """A copy of the model in which large initialisers are inputs, and their names."""
-    large = frozenset(tensor.name for tensor in model.graph.initializer if tensor.ByteSize() > _SMALL)
+    large = frozenset(tensor.name for tensor in model.graph.initializer if math.prod(tensor.dims) > _SMALL)
     skeleton = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph = skeleton.graph
     graph.name = model.graph.name or "graph"
@@ -193,5 +202,3 @@ def _without_large_weights(model: ModelProto) -> tuple[ModelProto, frozenset[str
 def _value_like(tensor: TensorProto) -> ValueInfoProto:
     value: ValueInfoProto = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
     return value
-
-

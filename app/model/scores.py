@@ -45,7 +45,9 @@ def find_score(graph: Graph, wanted: str | None) -> tuple[ScoreFact, str]:
     outputs = [value.name for value in graph.model.graph.output]
     if wanted is not None:
         if wanted not in graph.producer:
-            raise ModelRefused(f"`score_output` names '{wanted}', which no node makes; the outputs are {_listed(outputs)}.")
+            raise ModelRefused(
+                f"`score_output` names '{wanted}', which no node makes; the outputs are {_listed(outputs)}."
+            )
         return ScoreFact(wanted, _activation_after(graph, wanted), wanted if wanted in outputs else outputs[0]), ""
     found = {}
     for output in outputs:

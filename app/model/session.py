@@ -70,7 +70,9 @@ class Session:
         ModelRefused: the runtime cannot load the graph.
     """
 
-    def __init__(self, model: onnx.ModelProto, cancellation: Cancellation, threads: int = 1, *, optimise: bool = True) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, cancellation: Cancellation, threads: int = 1, *, optimise: bool = True
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -84,7 +86,9 @@ class Session:
         try:
             content = model.SerializeToString()
         except ValueError as error:  # protobuf's own limit
-            raise ModelRefused("The model is larger than 2 GiB, more than one ONNX file can hold; use a smaller one.") from error
+            raise ModelRefused(
+                "The model is larger than 2 GiB, more than one ONNX file can hold; use a smaller one."
+            ) from error
         try:
             self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:

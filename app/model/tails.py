@@ -16,20 +16,31 @@ _BATCH_TENSOR = "onnxplain_batch"
 
 @dataclass(frozen=True)
 class Tail:
-    """A model from a layer to the scores.
+    """The part of a model from a layer to the scores.
 
     Attributes:
-        model: its first input is the layer, the others are `crossing`; its output is the scores.
+        picture: the whole.
         layer: name of the layer's tensor.
         crossing: tensors that reach the score beside the layer, such as a skip connection; none where the layer is a cut.
+        nodes: of the part, in order.
+        constants: weights that the part needs beside those of the whole.
     """
 
-    model: ModelProto
+    picture: PictureGraph
     layer: str
     crossing: tuple[str, ...]
+    nodes: tuple[NodeProto, ...]
+    constants: Mapping[str, TensorProto]
+
+    def model(self, weights: Mapping[str, TensorProto]) -> ModelProto:
+        """The part as a model: its inputs are the layer and what crosses, its output the scores."""
+        graph = self.picture.graph
+        inputs = [graph.types[name] for name in (self.layer, *self.crossing)]
+        outputs = [graph.types[self.picture.score]]
+        return assemble(graph.model, self.nodes, inputs, outputs, {**weights, **self.constants}, graph.types)
 
 
-def cut_tail(picture: PictureGraph, layer: str, weights: Mapping[str, TensorProto]) -> Tail:
+def cut_tail(picture: PictureGraph, layer: str) -> Tail:
     """The part of a model behind `layer`.
 
     Sizes that the tail would read from tensors before the layer, or from the picture itself, are worked out from the layer's
@@ -65,12 +76,12 @@ def cut_tail(picture: PictureGraph, layer: str, weights: Mapping[str, TensorProt
         axis = _batch_axis(graph.types[layer])
         batch = helper.make_node("Shape", [layer], [_BATCH_TENSOR], name=_BATCH_TENSOR, start=axis, end=axis + 1)
         nodes.insert(0, batch)
-    inputs = [graph.types[layer], *(graph.types[name] for name in crossing)]
-    model = assemble(graph.model, nodes, inputs, [graph.types[picture.score]], {**weights, **constants}, graph.types)
-    return Tail(model, layer, tuple(crossing))
+    return Tail(picture, layer, tuple(crossing), tuple(nodes), constants)
 
 
-def cut_head(picture: PictureGraph, layer: str, crossing: tuple[str, ...], weights: Mapping[str, TensorProto]) -> ModelProto:
+def cut_head(
+    picture: PictureGraph, layer: str, crossing: tuple[str, ...], weights: Mapping[str, TensorProto]
+) -> ModelProto:
     """The part of a model that makes `layer`, and what else its tail needs."""
     graph = picture.graph
     outputs = [graph.types[name] for name in (layer, *crossing)]
