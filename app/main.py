@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ from app.engine.pool import Pool, PoolLimits
 from app.engine.task import WorkerLimits
 from app.registry import Registry
 from app.settings import MEBIBYTE, Settings
+from app.store import Store
 
 log = logging.getLogger("onnxplain")
 
@@ -54,9 +56,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 worker=WorkerLimits(settings.threads, settings.worker_memory * MEBIBYTE),
             )
         )
-        service = State(
-            settings, pool, Registry(settings.models, pool), ResultCache(settings.cache * MEBIBYTE), instruments
-        )
+        registry = Registry(settings.models, pool, Store(settings.store_folder), settings.probe_timeout)
+        service = State(settings, pool, registry, ResultCache(settings.cache * MEBIBYTE), instruments)
         instruments.watch(service)
         app.state.service = service
         await pool.start()
@@ -69,7 +70,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             sum(model.card is not None for model in service.registry.all()),
             extra={"seconds": round(time.monotonic() - started, 2), "limits": health.limits_of(settings).model_dump()},
         )
+        watching = asyncio.ensure_future(registry.watch(settings.watch)) if settings.watch else None
         yield
+        if watching is not None:
+            watching.cancel()
         service.drain()
         await pool.stop(settings.drain)
 
@@ -97,7 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign] # the way FastAPI documents
     # The last one added is the outermost.
     app.add_middleware(CancelOnDisconnect)
-    app.add_middleware(BodyLimit, limit=settings.max_body * MEBIBYTE)
+    app.add_middleware(BodyLimit, limit=settings.max_body * MEBIBYTE, model_limit=settings.max_model * MEBIBYTE)
     app.add_middleware(Access, settings=settings)
     app.add_middleware(Observe, metrics=instruments, tracer=Tracer.from_environment(__version__))
     app.add_middleware(RequestIdentity)

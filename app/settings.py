@@ -8,18 +8,18 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 MEBIBYTE = 2**20
+PREFIX = "ONNXPLAIN_"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings. What a test or the command line passes wins over the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="ONNXPLAIN_", frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # ---- where ----------------------------------------------------------------------------------------------------
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     ] = 600.0
 
     max_model: Annotated[int, Field(ge=1, le=2048, description="Most MiB of an uploaded model.")] = 512
+    probe_timeout: Annotated[
+        float, Field(gt=0, le=600, description="Seconds that loading a new model may take before it is refused.")
+    ] = 10.0
     cache: Annotated[
         int, Field(ge=0, description="MiB of answers kept for when the same is asked again; 0 for none.")
     ] = 64
@@ -99,6 +102,13 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """What is not given stands in the environment. Flat names need no library: pydantic parses the texts."""
+        variables = {name: PREFIX + name.upper() for name in cls.model_fields}
+        return {name: os.environ[key] for name, key in variables.items() if key in os.environ} | given
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:

@@ -51,15 +51,16 @@ class RequestIdentity:
 
 
 class BodyLimit:
-    """Refuses a body above `limit` bytes: by its declared length at once, else while it streams in.
+    """Refuses a body above `limit` bytes (`model_limit` for an uploaded model): by its declared length, else as it streams.
 
     Raises:
         InputTooLarge: from the `receive` of whoever reads the body.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, model_limit: int) -> None:
         self._app = app
         self._limit = limit
+        self._model_limit = model_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -68,25 +69,27 @@ class BodyLimit:
             return
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         declared = int(length) if length.isdigit() else 0
+        limit = self._model_limit if scope["method"] == "PUT" else self._limit
         seen = 0
 
         async def counted() -> Message:
             nonlocal seen
-            if declared > self._limit:
-                raise self._too_large()
+            if declared > limit:
+                raise _too_large(limit)
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._limit:
-                raise self._too_large()
+            if seen > limit:
+                raise _too_large(limit)
             return message
 
         await self._app(scope, counted, send)
 
-    def _too_large(self) -> InputTooLarge:
-        return InputTooLarge(
-            f"The body is larger than the {self._limit / 2**20:g} MiB that one request may have. Send fewer rows or a "
-            "smaller picture, or raise ONNXPLAIN_MAX_BODY."
-        )
+
+def _too_large(limit: int) -> InputTooLarge:
+    return InputTooLarge(
+        f"The body is larger than the {limit / 2**20:g} MiB that one request may have. Send fewer rows or a smaller "
+        "picture; GET /v1/limits shows the limits in force."
+    )
 
 
 class CancelOnDisconnect:

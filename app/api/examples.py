@@ -57,6 +57,17 @@ def prediction_body() -> dict[str, Any]:
     return _operation(PICTURE_MODEL, merged, required=False)
 
 
+def model_body() -> dict[str, Any]:
+    """OpenAPI: what registering a model takes."""
+    file = {"type": "string", "format": "binary"}
+    properties = {
+        "model": {**file, "description": "The .onnx file, all weights inside."},
+        "manifest": {**file, "description": "model.toml, if the graph does not say everything."},
+    }
+    schema = {"type": "object", "properties": properties, "required": ["model"], "additionalProperties": False}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
 def _operation(model: str, content: dict[str, Any], *, required: bool) -> dict[str, Any]:
     # `x-example-model` is taken out again when the document is made: it becomes the example of the path's `name`.
     return {"requestBody": {"required": required, "content": content}, "x-example-model": model}

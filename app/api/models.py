@@ -11,13 +11,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse
+from starlette.datastructures import UploadFile
 
 from app import errors
 from app.answers import predictions_document
 from app.api import examples
 from app.api.caching import answered
 from app.api.problems import documented
-from app.api.requests import JSON, preferred, read_body
+from app.api.requests import JSON, MULTIPART, media_type, preferred, read_body
 from app.api.schemas import ModelDetail, ModelList, ModelSummary, PredictionAnswer
 from app.api.state import State, state
 from app.engine.task import ExplainTask, Predictions
@@ -32,6 +33,16 @@ ModelName = Annotated[
 ]
 
 router = APIRouter(tags=["Models"])
+
+_CHANGE_ERRORS = (
+    errors.KeyMissing,
+    errors.KeyRefused,
+    errors.UploadsOff,
+    errors.ModelConflict,
+    errors.BadParameter,
+    errors.UnsupportedMediaType,
+)
+_MANIFEST_BYTES = 2**20
 
 
 @router.get("/v1/models", summary="List the models", operation_id="list_models")
@@ -94,11 +105,66 @@ async def predict(request: Request, name: ModelName, options: Annotated[Options,
     return await answered(request, task, JSON, render)
 
 
-def json_answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+@router.put(
+    "/v1/models/{name}",
+    summary="Register or replace a model",
+    operation_id="put_model",
+    response_model=ModelDetail,
+    responses={
+        201: {"model": ModelDetail, "description": "Registered; it was not known before."},
+        **documented(*_CHANGE_ERRORS, errors.MalformedInput, errors.ModelRefused, errors.InputTooLarge),
+    },
+    openapi_extra=examples.model_body(),
+)
+async def put_model(request: Request, name: ModelName) -> Response:
+    """Tries the model in a process of its own, then swaps it in at once. If it is refused, the old one stays.
+
+    Off unless `ONNXPLAIN_UPLOADS` is set; needs the admin key. Requests under way keep the version they began with.
+    """
+    service = state(request)
+    _require_uploads(service)
+    if media_type(request.headers.get("content-type", "")) != MULTIPART:
+        raise errors.UnsupportedMediaType(f"Send {MULTIPART} with a file 'model' and, if you like, a file 'manifest'.")
+    async with request.form(max_files=2, max_fields=0) as form:
+        model, manifest = form.get("model"), form.get("manifest")
+        if not isinstance(model, UploadFile) or not model.size:
+            raise errors.MalformedInput("The form has no file 'model'. With curl: -F model=@model.onnx.")
+        if manifest is not None and (not isinstance(manifest, UploadFile) or (manifest.size or 0) > _MANIFEST_BYTES):
+            raise errors.MalformedInput(
+                "'manifest' must be a TOML file of at most 1 MiB. With curl: -F manifest=@model.toml."
+            )
+        content = await manifest.read() if isinstance(manifest, UploadFile) else b""
+        registered, new = await service.registry.put(name, model.file, content)
+    return json_answer(detail(registered, str(request.base_url).rstrip("/")).model_dump(), status=201 if new else 200)
+
+
+@router.delete(
+    "/v1/models/{name}",
+    summary="Take a model out of service",
+    operation_id="delete_model",
+    status_code=204,
+    responses=documented(*_CHANGE_ERRORS, errors.ModelNotFound),
+)
+async def delete_model(request: Request, name: ModelName) -> Response:
+    """Requests under way are still answered. Off unless `ONNXPLAIN_UPLOADS` is set; needs the admin key."""
+    service = state(request)
+    _require_uploads(service)
+    await service.registry.remove(name)
+    return Response(status_code=204)
+
+
+def _require_uploads(service: State) -> None:
+    if not service.settings.uploads:
+        raise errors.UploadsOff(
+            "Models cannot be changed over HTTP here. Set ONNXPLAIN_UPLOADS=true and an admin key to allow it."
+        )
+
+
+def json_answer(document: dict[str, Any], headers: dict[str, str] | None = None, status: int = 200) -> Response:
     """A JSON response; orjson writes dataclasses, tuples and NumPy scalars as they are, and NaN as null."""
     import orjson
 
-    return Response(orjson.dumps(document), media_type=JSON, headers=headers)
+    return Response(orjson.dumps(document), status, media_type=JSON, headers=headers)
 
 
 def with_total(timings_ms: Any, started: float) -> dict[str, float]:
