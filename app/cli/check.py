@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,22 +17,21 @@ from app.methods import METHODS
 from app.settings import Settings
 
 _OTHER_LAYERS = 6
-_CLASSES = 8
+_SHOWN = 8
 
 
 def show_models(settings: Settings) -> int:
     """Print every model of the folder, one a line; the exit status is 1 if one of them is refused."""
     names = sorted(file.parent.name for file in settings.models.glob("*/model.onnx"))
     answers = run([ExplainTask(find(name, settings), "inspect") for name in names], settings)
-    table = Table("name", "kind", "task", "explains", "gradient", "explainers", box=None, header_style="bold")
+    table = Table("name", "kind", "task", "answers", "gradient", "explainers", box=None, header_style="bold")
     for name, card in zip(names, answers, strict=True):
         if isinstance(card, ExplainError):
             table.add_row(escape(name), "[red]refused[/]", "", escape(str(card)))
         else:
             explained = _plural(len(card.classes), "class", "classes") if card.classes else card.score_output
-            table.add_row(
-                escape(name), card.kind, card.task, escape(explained), card.gradient.source, str(len(card.explainers))
-            )
+            source = card.gradient.source if card.kind == "image" else ""
+            table.add_row(escape(name), card.kind, card.task, escape(explained), source, str(len(card.explainers)))
     console = Console()
     if names:
         console.print(table)
@@ -57,19 +56,21 @@ def show_model(path: Path, settings: Settings) -> int:
         facts.add_row(name, text)
     console.print(facts)
     console.print("\nWhat the graph does not say stands in [bold]model.toml[/] beside model.onnx; now in force:")
-    console.print(manifest(card), markup=False, style="cyan")
+    console.print(manifest(card), markup=False, style="cyan", soft_wrap=True)
     return 0
 
 
 def _facts(card: ModelCard) -> Iterable[tuple[str, str]]:
     for tensor in card.inputs:
         yield "input", escape(_tensor(tensor))
-    yield "explained", f"{escape(card.score_output)} [dim](scores before softmax or sigmoid)[/]"
+    if card.kind == "image":
+        yield "explained", f"{escape(card.score_output)} [dim](scores before softmax or sigmoid)[/]"
+    else:
+        yield "output", escape(", ".join(map(_tensor, card.outputs)))
     if card.classes:
-        more = ", …" if len(card.classes) > _CLASSES else ""
-        yield "classes", escape(", ".join(card.classes[:_CLASSES]) + more)
+        yield "classes", _some(card.classes)
     if card.tabular:
-        yield "columns", escape(", ".join(f"{feature.name} ({feature.dtype})" for feature in card.tabular.features))
+        yield "columns", _some([f"{feature.name} ({feature.dtype})" for feature in card.tabular.features])
     layer = card.default_layer
     if layer:
         yield "layer", f"[green]{escape(layer.name)}[/] {_shape(layer.shape)} [dim]{escape(layer.reason)}[/]"
@@ -113,6 +114,11 @@ def _why_refused(card: ModelCard) -> str:
     return "they need something that this model does not have"
 
 
+def _some(texts: Sequence[str]) -> str:
+    more = f" [dim]and {len(texts) - _SHOWN} more[/]" if len(texts) > _SHOWN else ""
+    return escape(", ".join(texts[:_SHOWN])) + more
+
+
 def _tensor(tensor: TensorFact) -> str:
     shape = ", ".join("?" if size is None else str(size) for size in tensor.shape)
     return f"{tensor.name} {tensor.dtype}[{shape}]"
@@ -131,7 +137,7 @@ def manifest(card: ModelCard) -> str:
     lines = [f'kind = "{card.kind}"', f'task = "{card.task}"']
     if card.classes:
         lines.append(
-            f"classes = {_list(card.classes)}" if len(card.classes) <= _CLASSES else 'classes_file = "classes.txt"'
+            f"classes = {_list(card.classes)}" if len(card.classes) <= _SHOWN else 'classes_file = "classes.txt"'
         )
     lines.append(f"score_output = {_text(card.score_output)}")
     if card.image:
