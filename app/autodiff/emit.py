@@ -52,10 +52,10 @@ class Emitter:
             return ""
         if isinstance(operand, str):
             return operand
-        if isinstance(operand, float):
-            operand = np.asarray(operand, self.numpy_dtype)
-        elif not isinstance(operand, np.ndarray):
-            operand = np.asarray(operand, np.int64)
+        if isinstance(operand, np.ndarray | np.generic):
+            operand = np.asarray(operand)
+        else:
+            operand = np.asarray(operand, self.numpy_dtype if isinstance(operand, float) else np.int64)
         key = (operand.dtype.str, operand.shape, operand.tobytes() if operand.size <= 64 else b"")
         if operand.size > 64 or key not in self._known:
             self._known[key] = name = self.fresh("constant")

@@ -86,10 +86,9 @@ def group_normalization(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = gamma u + beta, u normalised over groups of channels;  du = g gamma, and dx by `project` on `[n, groups, rest]`."""
     x, groups = node.input(0), node.attribute("num_groups")
     grouped = np.array([0, groups, -1], np.int64)
-    if op.graph.opset[""] < 21:  # there gamma has one number per group
-        du = op.Mul(op.Reshape(g, grouped), op.Reshape(node.input(1), [-1, 1]))
-    else:
-        du = op.Reshape(op.Mul(g, op.Reshape(node.input(1), per_channel(node))), grouped)
+    if op.graph.opset[""] < 21:
+        raise unsupported(node, "is of its withdrawn form before opset 21, with one gamma per group")
+    du = op.Reshape(op.Mul(g, op.Reshape(node.input(1), per_channel(node))), grouped)
     rows = op.Reshape(x, grouped)
     centred = op.Sub(rows, op.ReduceMean(rows, [2]))
     inverse = _inverse_deviation(op, centred, [2], float(node.attribute("epsilon", 1e-5)))

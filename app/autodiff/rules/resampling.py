@@ -84,7 +84,7 @@ def mixture(node: Node, size: int, count: int, scale: float) -> Array:
     mode = node.attribute("mode", "nearest")
     antialias = bool(node.attribute("antialias", 0)) and scale < 1
     stretch = 1 / scale if antialias else 1.0
-    outside = node.attribute("exclude_outside", 0) or antialias
+    outside = node.attribute("exclude_outside", 0)
     cubic = float(node.attribute("cubic_coeff_a", -0.75))
     kernel: Callable[[Array], Array] = _triangle if mode == "linear" else (lambda d: _cubic(d, cubic))
     reach = math.ceil((1 if mode == "linear" else 2) * stretch)
