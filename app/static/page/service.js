@@ -1,0 +1,84 @@
+// The service as seen from the page: requests as values, which can be sent, or shown as curl and Python.
+
+let key = sessionStorage.getItem("key") ?? "";
+
+export function useKey(value) {
+  key = value.trim();
+  sessionStorage.setItem("key", key);
+}
+
+/** An answer other than 2xx: `message` is a sentence for people, `status` the HTTP status, 0 when nobody answered. */
+export class Refused extends Error {
+  constructor(problem) {
+    super(problem.detail);
+    this.title = problem.title;
+    this.status = problem.status;
+    this.requestId = problem.request_id;
+  }
+}
+
+/**
+ * A request as a value.
+ * @param {string} path
+ * @param {{method?: string, query?: [string, string][], file?: {field: string, blob: Blob, name: string}, signal?: AbortSignal}} rest
+ */
+export async function send(path, { method = "GET", query = [], file, signal } = {}) {
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  let body;
+  if (file) {
+    body = new FormData();
+    body.append(file.field, file.blob, file.name);
+  }
+  let response;
+  try {
+    response = await fetch(url(path, query), { method, headers, body, signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused({ title: "No answer", status: 0, detail: "The service cannot be reached. Is it still running?" });
+  }
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({ title: response.statusText, detail: `The service answered ${response.status}.` }));
+  throw new Refused({ status: response.status, ...problem });
+}
+
+export const json = async (path, options) => (await send(path, options)).json();
+
+function url(path, query) {
+  const text = new URLSearchParams(query).toString();
+  return path + (text ? `?${text}` : "");
+}
+
+const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+
+/** The same request as a line for a shell; a picture comes as a PNG file. */
+export function asCurl(path, { query = [], file, save }) {
+  const words = ["curl --fail-with-body"];
+  if (key) words.push('-H "Authorization: Bearer $ONNXPLAIN_KEY"');
+  words.push(file ? `-F ${quoted(`${file.field}=@${file.name}`)}` : "-X POST");
+  if (save) words.push("-H 'Accept: image/png'", `-o ${quoted(save)}`);
+  words.push(quoted(location.origin + url(path, query)));
+  return words.join(" \\\n  ");
+}
+
+/** The same request in Python. */
+export function asPython(path, { query = [], file, save }) {
+  const text = (value) => JSON.stringify(value);
+  const parameters = query.map(([name, value]) => `(${text(name)}, ${text(value)})`).join(", ");
+  const headers = [];
+  if (key) headers.push(`"Authorization": f"Bearer {os.environ['ONNXPLAIN_KEY']}"`);
+  if (save) headers.push('"Accept": "image/png"');
+  return [
+    ...(key ? ["import os", ""] : []),
+    "import httpx",
+    "",
+    "answer = httpx.post(",
+    `    ${text(location.origin + path)},`,
+    ...(parameters ? [`    params=[${parameters}],`] : []),
+    ...(file ? [`    files={${text(file.field)}: open(${text(file.name)}, "rb")},`] : []),
+    ...(headers.length ? [`    headers={${headers.join(", ")}},`] : []),
+    "    timeout=600,",
+    ").raise_for_status()",
+    save ? `open(${text(save)}, "wb").write(answer.content)` : "print(answer.json())",
+    "",
+  ].join("\n");
+}
