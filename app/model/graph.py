@@ -124,6 +124,18 @@ class Graph:
         return assemble(self.model, nodes, inputs, outputs, weights, self.types)
 
 
+def trim(model: ModelProto, outputs: Sequence[ValueInfoProto]) -> ModelProto:
+    """Make these the outputs, in place, and drop the nodes that none of them needs."""
+    needed = Graph(model).needed_for(value.name for value in outputs)
+    nodes = [node for node in model.graph.node if needed.intersection(node.output)]
+    outputs = list(outputs)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    return model
+
+
 def assemble(
     like: ModelProto,
     nodes: Sequence[NodeProto],

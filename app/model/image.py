@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,11 @@ from onnx import ModelProto, TensorProto
 from app.autodiff import differentiate
 from app.cards import Layer, ModelCard
 from app.errors import LayerNotFound, MethodNotApplicable, UnsupportedOperator
+from app.model.graph import trim
 from app.model.inspection import PictureGraph
 from app.model.layers import Candidate, SpatialLayers
 from app.model.session import Cancellation, Session
-from app.model.tails import cut_head, cut_tail, repeated
+from app.model.tails import TARGETS, cut_head, cut_tail, pick_rows, repeated
 
 Floats = NDArray[np.float32]
 Source = Literal["exact", "finite-difference"]
@@ -36,6 +37,13 @@ _STEP = 1e-2  # of a finite difference, in standard deviations of the activation
 def weights_of(model: ModelProto) -> dict[str, TensorProto]:
     """The initialisers of a model by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def seeds(session: Session, targets: Sequence[int], count: int) -> dict[str, Any]:
+    """What tells a gradient session which of `count` scores to differentiate, one a picture."""
+    if TARGETS in session.inputs:
+        return {TARGETS: np.array(targets, np.int64), COTANGENT: np.ones(len(targets), np.float32)}
+    return {COTANGENT: one_hot(targets, count)}
 
 
 def one_hot(targets: Sequence[int], count: int) -> Floats:
@@ -97,11 +105,13 @@ def tail_sessions(
     part = cut_tail(picture, candidate.name)
     model = part.model(weights)
     try:
-        found = differentiate(model, picture.score, [candidate.name], COTANGENT)
+        found = differentiate(model, pick_rows(model, picture.score) or picture.score, [candidate.name], COTANGENT)
     except UnsupportedOperator:
-        return LayerSessions(candidate, part.crossing, tail=Session(model, cancellation, threads))
-    session = Session(found.model, cancellation, threads)
-    return LayerSessions(candidate, part.crossing, session, found.gradients[candidate.name])
+        return LayerSessions(candidate, part.crossing, tail=Session(part.model(weights), cancellation, threads))
+    name = found.gradients[candidate.name]
+    # Without the scores among its outputs, a linear head is not run forward again.
+    model = trim(found.model, [value for value in found.model.graph.output if value.name == name])
+    return LayerSessions(candidate, part.crossing, Session(model, cancellation, threads), name)
 
 
 class LayerRun:
@@ -134,8 +144,7 @@ class LayerRun:
             return self._mean_gradient(targets)
         parts = []
         for group in [list(targets)] if self._model.batched else [[target] for target in targets]:
-            feeds = self._feeds(len(group)) | {COTANGENT: one_hot(group, len(self.scores))}
-            feeds = {name: feeds[name] for name in session.inputs}
+            feeds = self._feeds(len(group)) | seeds(session, group, len(self.scores))
             parts.append(self._layout.to_maps(session.run(feeds, [self._sessions.gradient_name])[0]))
         return np.ascontiguousarray(np.concatenate(parts))
 

@@ -15,8 +15,8 @@ from app.autodiff import missing_rules
 from app.cards import GradientFact, Layer, ModelCard
 from app.errors import InputRefusedByModel, ModelRefused
 from app.methods import METHODS
-from app.model.graph import Graph, assemble
-from app.model.image import COTANGENT, ImageModel, LayerSessions, tail_sessions, weights_of
+from app.model.graph import Graph, assemble, trim
+from app.model.image import ImageModel, LayerSessions, seeds, tail_sessions, weights_of
 from app.model.inspection import PictureGraph, picture_graph, tensor_facts
 from app.model.layers import Candidate, SpatialLayers
 from app.model.manifest import Identity, Manifest
@@ -109,7 +109,7 @@ def _load(
     candidates = finder.candidates()
     default = _default(picture, finder, candidates, manifest.layer, weights, cancellation, threads)
     shown = (picture.score, *((default.candidate.name, *default.crossing) if default else ()))
-    main = Session(_showing(model, [graph.types[name] for name in shown]), cancellation, threads)
+    main = Session(trim(model, [graph.types[name] for name in shown]), cancellation, threads)
     forward_ms, agrees = _try_out(main, picture)
     if not agrees:
         return None
@@ -127,7 +127,7 @@ def _default(
     cancellation: Cancellation,
     threads: int,
 ) -> LayerSessions | None:
-    """Sessions for the manifest's layer, or the last candidate that the score depends on at its places, found by changing them.
+    """Sessions for the manifest's layer, or the last candidate that the score depends on at its places, found by a gradient that is not zero there.
 
     Behind the last attention of a transformer only the class token counts: the patches are still there, but change nothing.
     """
@@ -144,13 +144,16 @@ def _default(
     for candidate in candidates[: -_DEFAULT_TRIES - 1 : -1]:
         sessions = tail_sessions(picture, candidate, weights, cancellation, threads)
         template = random.standard_normal(_lengths(picture.graph.types[candidate.name])).astype(np.float32)
+        if sessions.gradient is not None:
+            feeds = {candidate.name: template} | seeds(sessions.gradient, [0], len(picture.classes))
+            gradient = sessions.gradient.run(feeds)[0]
+            if candidate.layout.to_maps(gradient).any():
+                return sessions
+            continue
+        assert sessions.tail is not None
         maps = random.standard_normal((2, 1, *candidate.shape)).astype(np.float32)
-        session = sessions.gradient or sessions.tail
-        assert session is not None
-        feeds = {COTANGENT: np.zeros((1, len(picture.classes)), np.float32)} if sessions.gradient else {}
         first, second = (
-            session.run({**feeds, candidate.name: candidate.layout.from_maps(m, template)}, [picture.score])[0]
-            for m in maps
+            sessions.tail.run({candidate.name: candidate.layout.from_maps(m, template)})[0] for m in maps
         )
         if not np.array_equal(first, second):
             return sessions
@@ -175,13 +178,6 @@ def _reason(candidate: Candidate, manifest: Manifest) -> str:
         "The last tensor through which everything passes that still has height and width, and on whose places the score "
         f"depends: {height} x {width} places made by {candidate.operator}{tokens}."
     )
-
-
-def _showing(model: ModelProto, outputs: list[ValueInfoProto]) -> ModelProto:
-    """The model with these outputs, without a copy of its weights."""
-    del model.graph.output[:]
-    model.graph.output.extend(outputs)
-    return model
 
 
 def _without_weights(model: ModelProto) -> ModelProto:
@@ -237,4 +233,4 @@ def _explainers(*, has_layer: bool, exact: bool, whole: bool) -> tuple[str, ...]
 def _samples(folder: Path | None) -> tuple[str, ...]:
     if folder is None or not (folder / SAMPLES).is_dir():
         return ()
-    return tuple(sorted(f"{SAMPLES}/{path.name}" for path in (folder / SAMPLES).iterdir() if path.is_file()))
+    return tuple(sorted(path.name for path in (folder / SAMPLES).iterdir() if path.is_file()))

@@ -15,7 +15,7 @@ from app.autodiff.graph import Extents
 from app.autodiff.graph import Graph as ProbedGraph
 from app.cards import ImageSpec, TensorFact
 from app.errors import ModelRefused
-from app.model.graph import BATCH, Graph
+from app.model.graph import BATCH, Graph, trim
 from app.model.manifest import MANIFEST, Manifest
 from app.model.scores import FLOATS, Activation, find_score
 
@@ -78,7 +78,7 @@ def picture_graph(model: ModelProto, manifest: Manifest, *, batched: bool = True
     value = _picture_input(model)
     spec, warnings = image_spec(Graph(model), value, manifest)
     fact, warning = find_score(Graph(model), manifest.score_output)
-    _keep_what_makes(model, fact.tensor)
+    trim(model, [ValueInfoProto(name=fact.tensor)])  # what lies behind the scores need not be run
     source = _float_input(model, value)
     for open_batch in (True, False) if batched else (False,):
         _fix_input_shape(model, source, spec, open_batch=open_batch)
@@ -175,16 +175,6 @@ def _picture_input(model: ModelProto) -> ValueInfoProto:
             f"The input '{inputs[0].name}' of a picture model must hold floating point numbers; export it without the cast."
         )
     return inputs[0]
-
-
-def _keep_what_makes(model: ModelProto, tensor: str) -> None:
-    """Drop what lies behind the scores, so that it is not run."""
-    needed = Graph(model).needed_for([tensor])
-    nodes = [node for node in model.graph.node if needed.intersection(node.output)]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    del model.graph.output[:]
-    model.graph.output.append(ValueInfoProto(name=tensor))
 
 
 def _float_input(model: ModelProto, value: ValueInfoProto) -> str:

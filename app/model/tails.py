@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from app.model.graph import BATCH, Graph, assemble, reads
+from app.model.graph import BATCH, Graph, assemble, reads, trim
 from app.model.inspection import PictureGraph
 
+TARGETS = "targets"
+PICKED = "picked"
 _BATCH_TENSOR = "onnxplain_batch"
 
 
@@ -86,6 +88,44 @@ def cut_head(
     graph = picture.graph
     outputs = [graph.types[name] for name in (layer, *crossing)]
     return graph.extract([graph.types[picture.source]], outputs, weights)
+
+
+def pick_rows(model: ModelProto, score: str) -> str | None:
+    """Let a tail that ends in a linear layer compute only the wanted scores; changes `model` in place.
+
+    The scores `x W + b` become, for each picture of the batch, `sum_j x_j W_jt` with its own class t of the new input
+    `targets` i64[n]. Their gradient then reads one row of W, where the scores' own would read all of it.
+
+    Returns:
+        The tensor of the wanted scores f32[n], or None where the tail ends in something else.
+    """
+    graph = Graph(model)
+    last = graph.producer[score]
+    if last.op_type == "Add":
+        last = next((graph.producer[name] for name in last.input if name in graph.producer), last)
+    options = {a.name: a.i if a.name.startswith("trans") else a.f for a in last.attribute}
+    inputs, weight = last.input[:1], graph.weights.get(last.input[1]) if len(last.input) > 1 else None
+    is_linear = last.op_type == "MatMul" or (
+        last.op_type == "Gemm" and not options.get("transA", 0) and options.get("alpha", 1.0) == 1.0
+    )
+    if not is_linear or weight is None or len(weight.dims) != 2 or len(graph.shape(inputs[0]) or ()) != 2:
+        return None
+    names = [f"{PICKED}_{part}" for part in ("rows", "columns", "product", "axis")]
+    rows, columns, product, axis = names
+    if options.get("transB", 0):
+        nodes = [helper.make_node("Gather", [weight.name, TARGETS], [rows], axis=0)]
+    else:
+        nodes = [
+            helper.make_node("Gather", [weight.name, TARGETS], [columns], axis=1),
+            helper.make_node("Transpose", [columns], [rows], perm=[1, 0]),
+        ]
+    nodes.append(helper.make_node("Mul", [inputs[0], rows], [product]))
+    nodes.append(helper.make_node("ReduceSum", [product, axis], [PICKED], keepdims=0))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), axis))
+    model.graph.node.extend(nodes)
+    model.graph.input.append(helper.make_tensor_value_info(TARGETS, TensorProto.INT64, [BATCH]))
+    trim(model, [helper.make_tensor_value_info(PICKED, TensorProto.FLOAT, [BATCH])])
+    return PICKED
 
 
 def repeated(tensor: np.ndarray, value: ValueInfoProto, times: int) -> np.ndarray:
