@@ -48,7 +48,7 @@ class Access:
                 "in ONNXPLAIN_ALLOWED_HOSTS."
             )
         path: str = scope["path"]
-        if path in _OPEN_EXACTLY or path.startswith(_OPEN):
+        if open_to_all(path):
             return
         changing = scope["method"] in _CHANGING
         if not self._keys and not (changing and self._admin):
@@ -69,6 +69,11 @@ class Access:
 def _key(headers: dict[bytes, bytes]) -> bytes:
     scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
     return credentials.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"").strip()
+
+
+def open_to_all(path: str) -> bool:
+    """Whether a path is answered without a key."""
+    return path in _OPEN_EXACTLY or path.startswith(_OPEN)
 
 
 def _hostname(host: bytes) -> str:

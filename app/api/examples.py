@@ -34,6 +34,45 @@ TASK_ERRORS: tuple[type[errors.ExplainError], ...] = (
 )
 
 
+# What a caller reads, one example an error.
+DETAILS: dict[type[errors.ExplainError], str] = {
+    errors.ExplainError: "Something failed inside the service. It has been logged.",
+    errors.ModelNotFound: "No model is registered under this name. Known models: breast-cancer, diabetes, digits, shapes.",
+    errors.LayerNotFound: "The model has no layer 'conv9' to explain. Its last ones are: relu_6, add_158, relu_8.",
+    errors.MethodNotApplicable: "gradcam explains pictures, but model 'diabetes' takes tables. Use one of: permutation-importance.",
+    errors.ModelRefused: "The file is not an ONNX model: its bytes are no protobuf message; export it again.",
+    errors.ModelConflict: "Model 'digits' is being replaced by another request. Try again in a moment.",
+    errors.ModelUnavailable: "Model 'digits' made its runtime crash 3 times within 60 s and rests for a while. Other models are "
+    "served; look at the inputs that were sent, then try again in a minute.",
+    errors.UnsupportedOperator: "No gradient rule for operator NonMaxSuppression at node '/nms'. Explain a later layer, or choose a "
+    "method that needs no gradient.",
+    errors.MalformedInput: "The PNG file cannot be decoded: it is incomplete or damaged. Send the whole file as it was saved.",
+    errors.UnsupportedMediaType: "The body came as application/x-www-form-urlencoded (curl sends it unless told otherwise). Send "
+    "multipart/form-data with a file 'image', or set Content-Type to one of: application/json, image/png, image/jpeg, image/webp.",
+    errors.NotAcceptable: "This route answers application/json or image/png, not what Accept asks for. Send one of those.",
+    errors.InputTooLarge: "The picture has 30000 x 30000 pixels; at most 25000000 are taken. Send a smaller one.",
+    errors.BadParameter: "alpha: input should be less than or equal to 1. GET /docs shows the parameters and their ranges.",
+    errors.BadPicture: "The picture is animated, and an explanation is of one picture. Send a single frame.",
+    errors.BadTable: "The table has 29 columns; the model takes 30. GET /v1/models/breast-cancer lists its features.",
+    errors.InputRefusedByModel: "The model cannot run on this input. Check shapes and values against GET /v1/models/digits.",
+    errors.TooExpensive: "This would take about 3,120 s of computing (100,000 rows, 3,100 permuted copies), more than the 600 s that "
+    "one request may; send fewer rows, set max_samples, features or n_repeats, or max_seconds.",
+    errors.KeyMissing: "Send an API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
+    errors.KeyRefused: "This key does not allow this. Send one that does.",
+    errors.UploadsOff: "Models cannot be changed over HTTP here. Set ONNXPLAIN_UPLOADS=true and an admin key to allow it.",
+    errors.HostRefused: "This service does not answer for the host in this request. Use the address it listens on, or name the host "
+    "in ONNXPLAIN_ALLOWED_HOSTS.",
+    errors.Busy: "All 2 workers are at work and 16 requests wait. Try again in 3 s.",
+    errors.DeadlineExceeded: "The work was not done within 60 s and was stopped. Ask for less (fewer rows, repeats or samples), or "
+    "allow more time with X-Request-Timeout.",
+    errors.Cancelled: "The service is stopping. Try again in a moment; another instance may answer.",
+    errors.InputCrashedRuntime: "Running model 'digits' on this input crashed the native runtime. Only this answer is lost. Check the "
+    "input for values that the model cannot take, such as a division of the smallest integer by -1.",
+    errors.WorkerLost: "The worker ended before it answered, perhaps for lack of memory, and was replaced. Try again, with a smaller "
+    "input if it happens twice.",
+}
+
+
 def picture_base64() -> str:
     """A small PNG of a handwritten digit."""
     return base64.b64encode((files("app") / "static" / "examples" / "digit.png").read_bytes()).decode()

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from app import errors
+from app.api.examples import DETAILS
 from app.api.observe import note
 from app.api.schemas import Problem
 
@@ -104,7 +105,7 @@ def documented(*kinds: type[errors.ExplainError]) -> dict[int | str, dict[str, A
                 "type": f"urn:onnxplain:problem:{kind.code}",
                 "title": kind.title,
                 "status": STATUS[kind],
-                "detail": " ".join((kind.__doc__ or "").split("\n\n")[0].split()),
+                "detail": DETAILS[kind],
                 "code": kind.code,
                 "request_id": "4f1c2a9be0d34c6f",
             },

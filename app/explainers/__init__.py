@@ -1,0 +1,1 @@
+"""The methods: NumPy only. They take callables and arrays, and know neither models nor files nor HTTP."""
