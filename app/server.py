@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app import logs
+from app.api.health import limits_of
 from app.api.state import State
 from app.main import create_app
 from app.settings import Settings
@@ -235,6 +236,26 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._drain_s = drain_s
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Start, then say where, with what, and within which limits."""
+        started = time.monotonic()
+        await super().startup(sockets)
+        if self._service is None:
+            return
+        models = self._service.registry.all()
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        log.info(
+            "ready on http://%s:%d",
+            f"[{host}]" if ":" in host else host,
+            port,
+            extra={
+                "seconds": round(time.monotonic() - started, 2),
+                "models": [model.ref.name for model in models if model.card is not None],
+                "refused": [model.ref.name for model in models if model.card is None],
+                "limits": limits_of(self._service.settings).model_dump(),
+            },
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM, Ctrl-C: stop in order; a second Ctrl-C: stop now."""

@@ -79,3 +79,40 @@ def tiny_cnn(batch: int | str = "N", seed: int = 0, dtype: Any = np.float32) -> 
     kind = TensorProto.DOUBLE if dtype == np.float64 else TensorProto.FLOAT
     x = helper.make_tensor_value_info("x", kind, [batch, 3, 12, 12])
     return model(nodes, [x], [helper.make_tensor_value_info("scores", kind, [batch, 5])], constants)
+
+
+def division() -> onnx.ModelProto:
+    """Integer columns `a`, `b` to `a / b`. The smallest integer divided by -1 kills ONNX Runtime with SIGFPE."""
+    columns = [helper.make_tensor_value_info(name, TensorProto.INT64, ["N", 1]) for name in "ab"]
+    nodes = [node("Div", ["a", "b"], ["quotient"]), node("Cast", ["quotient"], ["y"], to=TensorProto.FLOAT)]
+    return model(nodes, columns, [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])])
+
+
+def counter() -> onnx.ModelProto:
+    """An integer column `n` to the greatest n, counted up one by one: the caller decides how long a run takes."""
+    body = helper.make_graph(
+        [
+            node("Identity", ["go"], ["goes_on"]),
+            node("Add", ["before", "one"], ["after"]),
+        ],
+        "count",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, []),
+        ],
+    )
+    nodes = [
+        node("ReduceMax", ["n"], ["trips"], keepdims=0),
+        node("Loop", ["trips", "yes", "zero"], ["sum"], body=body),
+        node("Mul", ["n_float", "zero"], ["zeros"]),
+        node("Add", ["zeros", "sum"], ["y"]),
+    ]
+    constants = {"yes": np.array(True), "zero": np.array(0, np.float32), "one": np.array(1, np.float32)}
+    n = helper.make_tensor_value_info("n", TensorProto.INT64, ["N", 1])
+    nodes.insert(2, node("Cast", ["n"], ["n_float"], to=TensorProto.FLOAT))
+    return model(nodes, [n], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])], constants)

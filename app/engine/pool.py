@@ -119,14 +119,9 @@ class Pool:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(drain_s):
                     await self._drained.wait()
-        for worker in list(self._workers):
-            worker.kill()
         for task in list(self._background):
-            task.cancel()
+            task.cancel()  # a watched worker ends with its watch
         await asyncio.gather(*self._background, return_exceptions=True)
-        for worker in list(self._workers):
-            await worker.died()
-            worker.close()
 
     @property
     def busy(self) -> int:
@@ -221,9 +216,7 @@ class Pool:
             raise self._meaning(ref, death) from None
         finally:
             if worker is not None:
-                worker.kill()
-                await worker.died()
-                worker.close()
+                await worker.end()
 
     async def _run_once(
         self, task: ExplainTask, deadline: float, timeout_s: float, on_progress: Progress | None
@@ -355,15 +348,16 @@ class Pool:
 
     async def _watch(self, worker: WorkerProcess, born: float) -> None:
         """Replace a worker when its process ends, whatever the reason."""
-        await worker.died()
-        self._workers.discard(worker)
-        if worker in self._idle:
-            self._idle.remove(worker)
+        try:
+            await worker.died()
+        finally:
+            self._workers.discard(worker)
+            if worker in self._idle:
+                self._idle.remove(worker)
+            await worker.end()
         short = time.monotonic() - born < _SHORT_LIFE_S
         self._pause_s = min(5.0, max(0.1, 2 * self._pause_s)) if short else 0.0
-        if not self._stopping:
-            await self._replace_worker()
-        worker.close()
+        await self._replace_worker()
 
     async def _replace_worker(self) -> None:
         while not self._stopping:

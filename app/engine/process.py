@@ -67,13 +67,10 @@ class WorkerProcess:
         try:
             async with asyncio.timeout(timeout_s):
                 await receive_async(ours)
-        except (TimeoutError, EOFError, OSError):
-            worker.kill()
-            signal_number = await worker.died()
-            worker.close()
-            raise WorkerDied(signal_number) from None
-        except asyncio.CancelledError:
-            worker.kill()
+        except BaseException as error:
+            signal_number = await worker.end()
+            if isinstance(error, (TimeoutError, EOFError, OSError)):
+                raise WorkerDied(signal_number) from None
             raise
         return worker
 
@@ -130,9 +127,15 @@ class WorkerProcess:
     def kill(self) -> None:
         """End the process now, if it still runs."""
         self._killed = True
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGKILL)
+        if self._process.returncode is None:
+            # Not Process.kill(): it would reap a process that has just died, and its exit status would be lost.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
 
-    def close(self) -> None:
-        """Give the socket back once the process is gone."""
-        self._sock.close()
+    async def end(self) -> int:
+        """Kill the process if it still runs, wait until it is gone, give its socket back; the signal that ended it."""
+        self.kill()
+        try:
+            return await self.died()
+        finally:
+            self._sock.close()
