@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from app.explainers.metrics import Predicted
-from app.explainers.permutation import Job, Rows
+from app.explainers.permutation import Group, Job, Rows
 from app.explainers.table import Table
 
 
@@ -104,6 +104,10 @@ class BlackBox:
         while following < len(jobs):
             yield _finish(base, answers.pop(following, None), plans[following][1])
             following += 1
+
+    def distinct(self, features: Group) -> tuple[Rows, Rows]:
+        """Rows of equal values; features that are never read count as equal."""
+        return self._table.codes([feature for feature in features if feature not in self._unread])
 
     def _plan(self, job: Job) -> tuple[Job, _Values | None]:
         """The job with no more rows than needed, and how to read its answer."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from app.explainers.metrics import METRICS, Predicted, Truth, brier_losses, log_losses
+from app.explainers.metrics import METRICS, Predicted, Truth, brier_losses, log_losses, prediction_changes
 
 Rows = NDArray[np.float64]
 
@@ -32,16 +32,6 @@ def influence(metric: str, truth: Truth, predicted: Predicted) -> Rows:
     signed = effect if metric in METRICS and METRICS[metric].greater_is_better else -effect
     finite: Rows = np.nan_to_num(signed * weights, nan=0.0, posinf=0.0, neginf=0.0)
     return finite
-
-
-def prediction_changes(truth: Truth, predicted: Predicted) -> Rows:
-    """float64[n]: how far each prediction lies from the one in `truth`.
-
-    Total variation distance for probabilities (half the sum of absolute differences), mean absolute difference else.
-    """
-    change = np.abs(predicted.values.astype(np.float64) - truth.values)
-    distance: Rows = change.sum(axis=1) / 2 if truth.n_classes else change.mean(axis=1)
-    return distance
 
 
 def _centred(rows: Rows, weights: Rows) -> Rows:

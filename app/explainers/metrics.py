@@ -279,6 +279,29 @@ METRICS: dict[str, Metric] = {
     )
 }
 
+LABEL_FREE = "prediction_change"
+
+
+def prediction_changes(truth: Truth, predicted: Predicted) -> NDArray[np.float64]:
+    """float64[n]: how far each prediction lies from the unpermuted one, which `truth` holds.
+
+    Total variation distance for probabilities (half the sum of absolute differences), mean absolute difference else.
+    """
+    change = np.abs(predicted.values.astype(np.float64) - truth.values)
+    distance: NDArray[np.float64] = change.sum(axis=1) / 2 if truth.n_classes else change.mean(axis=1)
+    return distance
+
+
+def prediction_change(task: Task) -> Metric:
+    """How far predictions move on average: a metric that needs no labels; its truth are the unpermuted predictions."""
+    return Metric(
+        LABEL_FREE,
+        task,
+        lambda truth, predicted: _average(prediction_changes(truth, predicted), truth.weights),
+        greater_is_better=False,
+        row_mean=True,
+    )
+
 
 def choose(names: tuple[str, ...], task: Task, truth: Truth) -> tuple[Metric, ...]:
     """The named metrics, each checked to be defined for these labels.

@@ -7,7 +7,7 @@ Reference: Breiman 2001, doi:10.1023/A:1010933404324; the random numbers are tho
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +29,22 @@ class Job:
     sources: Rows
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A metric and the truth that it compares with."""
+
+    metric: Metric
+    truth: Truth
+
+    def score(self, predicted: Predicted) -> float:
+        """The metric, signed so that greater is better."""
+        return self.metric.score(self.truth, predicted)
+
+    def influence(self, predicted: Predicted) -> NDArray[np.float64]:
+        """What each row adds to the score, float64[n], see `app.explainers.influence`."""
+        return influence(self.metric.name, self.truth, predicted)
+
+
 class Evaluator(Protocol):
     """Predicts a table whose columns were permuted; how, and how fast, is its own affair.
 
@@ -41,6 +57,14 @@ class Evaluator(Protocol):
 
     def permuted(self, jobs: Sequence[Job]) -> Iterator[Predicted]:
         """Predictions job by job: values[r, n, k], classes[r, n]."""
+        ...
+
+    def distinct(self, features: Group) -> tuple[Rows, Rows]:
+        """Rows whose values of these features make no difference to the model.
+
+        Returns:
+            int[n], the number of each row's value, and int[u], a row that has the value of each number.
+        """
         ...
 
 
@@ -68,12 +92,13 @@ class PermutationImportance:
     Attributes:
         baseline: the metric's score before any permutation, greater is better.
         importances: float64[d, r], baseline score minus permuted score; NaN where a repeat was not run.
-        row_error: float64[d], standard error of the mean over rows and source rows together, Monte-Carlo noise included.
+        sampling_error: float64[d], standard error of the mean that only more rows would remove (with one repeat, which
+            cannot be told apart, that of Monte-Carlo noise is included).
     """
 
     baseline: float
     importances: NDArray[np.float64]
-    row_error: NDArray[np.float64]
+    sampling_error: NDArray[np.float64]
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -99,16 +124,8 @@ class PermutationImportance:
         spread = np.full(len(counts), np.nan)
         enough = counts > 1
         spread[enough] = np.nanvar(self.importances[enough], axis=1, ddof=1) / counts[enough]
-        return np.sqrt(spread)
-
-    @property
-    def sampling_error(self) -> NDArray[np.float64]:
-        """Standard error of the mean that only more rows would remove, float64[d].
-
-        `row_error` holds the Monte-Carlo noise twice: once over the rows, once over the rows that lent their values.
-        """
-        noise = np.nan_to_num(self.monte_carlo_error) ** 2
-        return np.sqrt(np.maximum(self.row_error**2 - 2 * noise, 0.0))
+        error: NDArray[np.float64] = np.sqrt(spread)
+        return error
 
     @property
     def standard_error(self) -> NDArray[np.float64]:
@@ -164,35 +181,31 @@ def _without_replacement(population: int, size: int, random: np.random.RandomSta
 
 def importance(
     evaluator: Evaluator,
-    truth: Truth,
-    metrics: Sequence[Metric],
+    measures: Sequence[Measure],
     groups: Sequence[Group],
     sources: Rows,
     plan: Plan,
     *,
-    baseline_truth: tuple[Predicted, Truth] | None = None,
+    baselines: Mapping[str, float] | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, PermutationImportance]:
     """Permute each group of features and measure how much every metric falls.
 
     Args:
-        evaluator: predicts the rows of `truth`.
-        truth: what is known of them.
-        metrics: what to measure; all from the same predictions.
+        evaluator: predicts the rows.
+        measures: what to measure, all from the same predictions.
         groups: features to permute together, each a tuple of column numbers.
         sources: int[r, n] from `permutations`.
         plan: when to stop.
-        baseline_truth: other predictions and truth to take the baseline from (scikit-learn measures it on all
-            rows even where only some are permuted); default: the evaluator's own.
+        baselines: other baseline scores by metric (scikit-learn measures them on all rows even where only some are
+            permuted); default: those of the evaluator's own rows.
         progress: is told the finished share.
 
     Returns:
         metric name -> importances, in the order of `groups`.
     """
     base = evaluator.baseline()
-    measured_on = (base, truth) if baseline_truth is None else baseline_truth
-    tallies = [_Tally(metric, truth, base, metric.score(measured_on[1], measured_on[0]), len(groups), plan.n_repeats)
-               for metric in metrics]  # fmt: skip
+    tallies = [_Tally(measure, base, len(groups), plan.n_repeats, baselines) for measure in measures]
     started = time.monotonic()
     active = list(range(len(groups)))
     done = 0
@@ -204,10 +217,10 @@ def importance(
             done += last - first
             progress(done / (len(groups) * plan.n_repeats))
             if plan.max_seconds is not None and time.monotonic() - started > plan.max_seconds:
-                return {tally.metric.name: tally.result() for tally in tallies}
+                return {tally.name: tally.result() for tally in tallies}
         if plan.settle and last < plan.n_repeats:
             active = [g for g in active if not all(tally.settled(g) for tally in tallies)]
-    return {tally.metric.name: tally.result() for tally in tallies}
+    return {tally.name: tally.result() for tally in tallies}
 
 
 def _rounds(plan: Plan) -> Iterator[tuple[int, int]]:
@@ -226,35 +239,59 @@ def _rounds(plan: Plan) -> Iterator[tuple[int, int]]:
 class _Tally:
     """Importances of one metric as they come in, and what their errors will need."""
 
-    metric: Metric
-    truth: Truth
+    measure: Measure
     base: Predicted
-    baseline: float
     n_groups: int
     n_repeats: int
+    baselines: Mapping[str, float] | None
     importances: NDArray[np.float64] = field(init=False)
-    effects: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         self.importances = np.full((self.n_groups, self.n_repeats), np.nan)
-        self.unpermuted = influence(self.metric.name, self.truth, self.base)
-        # Sum over repeats of what row i adds to the permuted score, as row and as lender of its value.
-        self.effects = np.zeros((self.n_groups, len(self.unpermuted)))
+        self.name = self.measure.metric.name
+        self.baseline = self.measure.score(self.base) if self.baselines is None else self.baselines[self.name]
+        self.unpermuted = self.measure.influence(self.base)
+        # What the permutation takes from each row's share of the score: sums over repeats by row and by row that lent its
+        # value, and the sum of squares over all of them.
+        n = len(self.unpermuted)
+        self.by_row = np.zeros((self.n_groups, n))
+        self.by_lender = np.zeros((self.n_groups, n))
+        self.squares = np.zeros(self.n_groups)
 
     def add(self, group: int, first: int, predicted: Predicted, sources: Rows) -> None:
         for k, source in enumerate(sources):
             permuted = predicted[k]
-            self.importances[group, first + k] = self.baseline - self.metric.score(self.truth, permuted)
-            effect = influence(self.metric.name, self.truth, permuted)
-            self.effects[group] += effect
-            self.effects[group, source] += effect  # a permutation: no row occurs twice
+            self.importances[group, first + k] = self.baseline - self.measure.score(permuted)
+            loss = self.unpermuted - self.measure.influence(permuted)
+            self.by_row[group] += loss
+            self.by_lender[group, source] += loss  # a permutation: no row occurs twice
+            self.squares[group] += loss @ loss
 
     def result(self) -> PermutationImportance:
-        counts = (~np.isnan(self.importances)).sum(axis=1)
-        rows = self.unpermuted - self.effects / np.maximum(counts, 1)[:, None]
+        return PermutationImportance(self.baseline, self.importances, np.sqrt(self._sampling_variance()))
+
+    def _sampling_variance(self) -> NDArray[np.float64]:
+        """Variance of the mean over draws of the rows, float64[d].
+
+        The loss of row i with the value of row m is modelled as mu + alpha_i + beta_m + epsilon_im. A row is drawn once
+        and serves as both, so the variance is var(alpha_i + beta_i) / n. Means over r repeats are noisy: their
+        variances hold 1 / r of what is not their own, which is taken out again.
+        """
+        repeats = np.maximum((~np.isnan(self.importances)).sum(axis=1), 1)
         n = len(self.unpermuted)
-        error = np.sqrt(rows.var(axis=1, ddof=1) / n) if n > 1 else np.full(self.n_groups, np.nan)
-        return PermutationImportance(self.baseline, self.importances, error)
+        if n < 2:
+            return np.full(self.n_groups, np.nan)
+        rows, lenders = self.by_row / repeats[:, None], self.by_lender / repeats[:, None]
+        mean = rows.mean(axis=1)
+        whole = self.squares / (n * repeats) - mean**2
+        both = 2 * np.mean((rows - mean[:, None]) * (lenders - mean[:, None]), axis=1)
+        several = repeats > 1
+        shrink = np.where(several, repeats - 1, 1)
+        alpha = (rows.var(axis=1) * repeats - whole) / shrink
+        beta = (lenders.var(axis=1) * repeats - whole) / shrink
+        apart = np.maximum(alpha, 0) + np.maximum(beta, 0)
+        variance: NDArray[np.float64] = np.maximum(np.where(several, apart, whole) + both, 0) / (n - 1)
+        return variance
 
     def settled(self, group: int) -> bool:
         """Whether the place of a feature in the ranking is beyond Monte-Carlo doubt (three standard errors apart)."""

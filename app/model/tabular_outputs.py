@@ -118,7 +118,9 @@ def _classification(
 def _as_graph(known: tuple[str, ...], classes: tuple[str, ...]) -> tuple[str, ...]:
     """What the label output says for each class: the graph's own names, or those that stand for numbers 0 to k - 1."""
     if known and len(known) != len(classes):
-        raise ModelRefused(f"The graph knows {len(known)} classes, but {len(classes)} are named; correct `classes` in model.toml.")
+        raise ModelRefused(
+            f"The graph knows {len(known)} classes, but {len(classes)} are named; correct `classes` in model.toml."
+        )
     return known or classes
 
 
