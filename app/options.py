@@ -60,14 +60,114 @@ class PictureOptions(Options):
     )
 
 
-class LayerOptions(PictureOptions):
-    """What the class activation maps take."""
+class ActivationOptions(PictureOptions):
+    """What the maps of a layer take that have no weights to smooth."""
 
     layer: Annotated[str | None, Field(description="Layer to explain; default: the model's default layer.")] = None
     aug_smooth: Annotated[
         bool,
         Field(description="Average over six runs: the picture and its mirror image, each at 0.9, 1.0 and 1.1 times."),
     ] = False
+
+
+class LayerOptions(ActivationOptions):
+    """What the class activation maps take."""
+
     eigen_smooth: Annotated[
         bool, Field(description="Keep only the first principal component of the weighted activations.")
     ] = False
+
+
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="Seed of the random numbers; the same seed, the same map.")]
+
+
+class IntegratedGradientsOptions(PictureOptions):
+    """What integrated gradients take."""
+
+    steps: Annotated[int, Field(ge=1, le=512, description="Points of the integral; more are more exact.")] = 32
+    baseline: Annotated[
+        Literal["mean", "black", "white"],
+        Field(description="The picture without information: the training mean (zero after normalising), black or white."),
+    ] = "mean"
+
+
+class SmoothGradOptions(PictureOptions):
+    """What SmoothGrad takes."""
+
+    samples: Annotated[int, Field(ge=1, le=512, description="Noisy copies of the picture.")] = 25
+    noise: Annotated[
+        float, Field(ge=0, le=1, description="Standard deviation of the noise, as a fraction of the picture's range.")
+    ] = 0.15
+    seed: Seed = 0
+
+
+class OcclusionOptions(PictureOptions):
+    """What occlusion takes."""
+
+    window: Annotated[
+        int | None, Field(ge=1, description="Side of the covering square in the model's pixels; default: an eighth of the side.")
+    ] = None
+    stride: Annotated[int | None, Field(ge=1, description="From one square to the next; default: half a window.")] = None
+
+
+class RiseOptions(PictureOptions):
+    """What RISE takes."""
+
+    samples: Annotated[int, Field(ge=1, le=20_000, description="Random masks; more are less noisy.")] = 500
+    grid: Annotated[int, Field(ge=2, le=64, description="Cells of a mask along a side.")] = 7
+    kept: Annotated[float, Field(gt=0, lt=1, description="Probability that a cell is shown.")] = 0.5
+    seed: Seed = 0
+
+
+class PermutationOptions(Options):
+    """What permutation importance takes, in the query string or as JSON keys."""
+
+    label: Annotated[str | None, Field(description="The column that holds the labels.", max_length=200)] = None
+    metrics: Annotated[
+        tuple[str, ...] | None,
+        Field(
+            description="accuracy, balanced_accuracy, f1, f1_macro, roc_auc, average_precision, log_loss, brier; "
+            "r2, rmse, mse, mae, mape; prediction_change needs no labels. Default: accuracy or r2.",
+            min_length=1,
+            max_length=20,
+        ),
+    ] = None
+    n_repeats: Annotated[
+        Annotated[int, Field(ge=1, le=10_000)] | Literal["exact"],
+        Field(description="Permutations of each column; `exact` averages over all pairs of rows instead of drawing."),
+    ] = 5
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="As scikit-learn's random_state.")] = 0
+    max_samples: Annotated[
+        Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
+        Field(
+            description="How many rows, or which share of them, to draw without replacement.",
+            union_mode="left_to_right",
+        ),
+    ] = 1.0
+    baseline_rows: Annotated[
+        Literal["drawn", "all"],
+        Field(
+            description="Rows to measure the baseline on where max_samples draws some; `all` is what scikit-learn does."
+        ),
+    ] = "drawn"
+    features: Annotated[
+        tuple[str, ...] | None, Field(description="Columns to permute. Default: all.", max_length=100_000)
+    ] = None
+    max_seconds: Annotated[
+        float | None, Field(gt=0, description="Stop after about this time and answer with what is known then.")
+    ] = None
+    stop_when_ranked: Annotated[
+        bool, Field(description="Stop repeating a column once its place in the ranking is sure.")
+    ] = False
+
+
+class PermutationBody(PermutationOptions):
+    """What a JSON body may hold beside rows, columns and labels."""
+
+    sample_weight: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...] | None, Field(description="Weight of each row in the metrics.")
+    ] = None
+    groups: Annotated[
+        dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] | None,
+        Field(description="Columns to permute together, by the name of the group."),
+    ] = None
