@@ -87,7 +87,9 @@ class IntegratedGradientsOptions(PictureOptions):
     steps: Annotated[int, Field(ge=1, le=512, description="Points of the integral; more are more exact.")] = 32
     baseline: Annotated[
         Literal["mean", "black", "white"],
-        Field(description="The picture without information: the training mean (zero after normalising), black or white."),
+        Field(
+            description="The picture without information: the training mean (zero after normalising), black or white."
+        ),
     ] = "mean"
 
 
@@ -105,9 +107,12 @@ class OcclusionOptions(PictureOptions):
     """What occlusion takes."""
 
     window: Annotated[
-        int | None, Field(ge=1, description="Side of the covering square in the model's pixels; default: an eighth of the side.")
+        int | None,
+        Field(ge=1, description="Side of the covering square in the model's pixels; default: an eighth of the side."),
     ] = None
-    stride: Annotated[int | None, Field(ge=1, description="From one square to the next; default: half a window.")] = None
+    stride: Annotated[int | None, Field(ge=1, description="From one square to the next; default: half a window.")] = (
+        None
+    )
 
 
 class RiseOptions(PictureOptions):

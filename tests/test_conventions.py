@@ -22,7 +22,7 @@ from app.options import Options
 ROOT = Path(__file__).parents[1]
 
 # What anybody may know: names, facts and limits, without any work behind them.
-FACTS = {"app", "app.errors", "app.cards", "app.methods", "app.options"}
+FACTS = {"app", "app.errors", "app.cards", "app.methods", "app.options", "app.pricing"}
 
 # What the modules may import that run in a worker, where native libraries may crash.
 WORKER_SIDE = {"app.engine", "app.model", "app.explainers", "app.images", "app.tables", "app.strict_json"}
@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "app.cards": set(),
     "app.options": set(),
     "app.methods": set(),
+    "app.pricing": set(),
     "app.strict_json": set(),
     "app.settings": set(),
     "app.main": {

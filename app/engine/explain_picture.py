@@ -23,6 +23,7 @@ Floats = NDArray[np.float32]
 
 JSON = "application/json"
 SHOWN_CLASSES = 10
+WITHOUT_ZERO = frozenset({"rise", "fullgrad"})  # sums of positive numbers: only their differences mean something
 
 
 def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[float], None]) -> PictureExplanation:
@@ -188,7 +189,8 @@ def _heatmap(
         )
     heatmap = overlay = None
     if task.pictures:
-        grey = images.to_grey(images.place_back(values, geometry))
+        shown = values - values.min() if task.method in WITHOUT_ZERO else values
+        grey = images.to_grey(images.place_back(shown, geometry))
         heatmap = images.encode_png(grey) if "heatmap" in task.pictures else None
         if "overlay" in task.pictures:
             overlay = images.encode_png(images.overlay(picture, grey, options.colormap, options.alpha))

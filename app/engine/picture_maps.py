@@ -4,25 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.cards import GradientFact, Layer
-from app.errors import MethodNotApplicable
-from app.explainers import cam
+from app.cards import GradientFact, ImageSpec, Layer
+from app.errors import MethodNotApplicable, TooExpensive
+from app.explainers import attribution, cam
 from app.methods import METHODS
 from app.model import ImageModel
-from app.options import LayerOptions, PictureOptions
+from app.model.image import LayerRun
+from app.options import (
+    ActivationOptions,
+    IntegratedGradientsOptions,
+    LayerOptions,
+    OcclusionOptions,
+    PictureOptions,
+    RiseOptions,
+    SmoothGradOptions,
+)
+from app.pricing import cost_ms, square
 
 Floats = NDArray[np.float32]
+Choose = Callable[[Floats], list[int]]
+Report = Callable[[float], None]
 
-_LAYER_CAMS: dict[str, Callable[[Floats, Floats], Floats]] = {
+
+class _LayerCam(Protocol):
+    def __call__(self, A: Floats, G: Floats, combine: cam.Combine = ...) -> Floats: ...
+
+
+_LAYER_CAMS: dict[str, _LayerCam] = {
     "gradcam": cam.grad_cam,
     "hirescam": cam.hires_cam,
+    "gradcam-elementwise": cam.grad_cam_elementwise,
+    "gradcam-plusplus": cam.grad_cam_plusplus,
+    "xgradcam": cam.x_grad_cam,
     "layercam": cam.layer_cam,
 }
-_BRIGHTNESS = (0.9, 1.0, 1.1)
+_STRENGTHS = (0.9, 1.0, 1.1)
+_BATCH_VALUES = 16 * 3 * 224 * 224  # of the pictures in one run: more saves no time, but costs memory
 
 
 @dataclass(frozen=True)
@@ -40,10 +62,10 @@ def picture_maps(
     method: str,
     model: ImageModel,
     x: Floats,
-    choose: Callable[[Floats], list[int]],
+    choose: Choose,
     options: PictureOptions,
     max_cost_ms: float | None,
-    report: Callable[[float], None],
+    report: Report,
 ) -> Pictured:
     """The maps of a picture f32[1, c, h, w].
 
@@ -59,35 +81,148 @@ def picture_maps(
     Raises:
         MethodNotApplicable: the model cannot be explained so.
         TooExpensive: the work costs more than the limit.
-        LayerNotFound, BadParameter: an option does not fit the model.
+        LayerNotFound: the model has no such layer.
     """
-    assert isinstance(options, LayerOptions)
+    price = cost_ms(method, options, model.card)
+    if max_cost_ms is not None and price > max_cost_ms:
+        raise TooExpensive(
+            f"{method} on this model would take about {price / 1e3:.1f} s, and at most {max_cost_ms / 1e3:.1f} s are allowed; "
+            "ask for fewer samples, steps or targets, a larger stride, or use a cheaper method such as gradcam."
+        )
+    if isinstance(options, ActivationOptions):
+        return _at_layer(method, model, x, choose, options, report)
+    return _at_input(method, model, x, choose, options, report)
+
+
+def _at_layer(
+    method: str, model: ImageModel, x: Floats, choose: Choose, options: ActivationOptions, report: Report
+) -> Pictured:
     run = model.at_layer(x, options.layer)
     targets = choose(run.scores)
-    if run.source == "finite-difference" and not METHODS[method].channel_means:
+    needs_gradient = METHODS[method].needs == "layer-gradient"
+    if needs_gradient and run.source == "finite-difference" and not METHODS[method].channel_means:
         raise MethodNotApplicable(
             f"An operator behind this layer has no gradient rule, and {method} needs the gradient at every place; use gradcam, "
             "whose channel means are found by finite differences, or a later layer."
         )
-    formula = _LAYER_CAMS[method]
-    maps = [formula(run.activations, gradient) for gradient in run.gradient(targets)]
     if options.aug_smooth:
-        maps = _smoothed(formula, model, x, options.layer, targets)
-    return Pictured(
-        run.scores, targets, maps, model.layer(options.layer), replace(model.card.gradient, source=run.source)
-    )
+        maps = _augmented(method, model, x, targets, options, report)
+    else:
+        maps = _layer_maps(method, model, x, run, targets, options, report)
+    fact = replace(model.card.gradient, source=run.source) if needs_gradient else GradientFact()
+    return Pictured(run.scores, targets, maps, model.layer(options.layer), fact)
 
 
-def _smoothed(
-    formula: Callable[[Floats, Floats], Floats], model: ImageModel, x: Floats, layer: str | None, targets: list[int]
+def _layer_maps(
+    method: str,
+    model: ImageModel,
+    x: Floats,
+    run: LayerRun,
+    targets: list[int],
+    options: ActivationOptions,
+    report: Report,
+) -> list[Floats]:
+    A = run.activations
+    smooth = isinstance(options, LayerOptions) and options.eigen_smooth
+    combine = cam.first_component if smooth else cam.summed
+    if method in _LAYER_CAMS:
+        return [_LAYER_CAMS[method](A, G, combine) for G in run.gradient(targets)]
+    match method:
+        case "eigengradcam":
+            return [cam.eigen_grad_cam(A, G) for G in run.gradient(targets)]
+        case "eigencam":
+            return [cam.eigen_cam(A)] * len(targets)
+        case "scorecam":
+            return cam.score_cam(A, x, model.predict, targets, combine, batch=_batch(x), report=report)
+        case "ablationcam":
+            return cam.ablation_cam(A, run.scores, run.tail, targets, combine, batch=_batch(A), report=report)
+    return [cam.activation(A)] * len(targets)
+
+
+def _augmented(
+    method: str, model: ImageModel, x: Floats, targets: list[int], options: ActivationOptions, report: Report
 ) -> list[Floats]:
     """Mean of the maps of the picture and its mirror image, each at three strengths of the normalised tensor."""
     total: list[Floats] = []
     for mirrored in (False, True):
-        for strength in _BRIGHTNESS:
+        for strength in _STRENGTHS:
             seen = np.ascontiguousarray(x[..., ::-1] if mirrored else x) * np.float32(strength)
-            run = model.at_layer(seen, layer)
-            maps = [formula(run.activations, gradient) for gradient in run.gradient(targets)]
+            run = model.at_layer(seen, options.layer)
+            maps = _layer_maps(method, model, seen, run, targets, options, report)
             maps = [values[:, ::-1] if mirrored else values for values in maps]
             total = [a + b for a, b in zip(total, maps, strict=True)] if total else maps
-    return [values / np.float32(2 * len(_BRIGHTNESS)) for values in total]
+    return [values / np.float32(2 * len(_STRENGTHS)) for values in total]
+
+
+def _at_input(
+    method: str, model: ImageModel, x: Floats, choose: Choose, options: PictureOptions, report: Report
+) -> Pictured:
+    scores = model.predict(x)[0]
+    targets = choose(scores)
+    batch = _batch(x)
+    fact = model.card.gradient if METHODS[method].needs == "input-gradient" else GradientFact()
+
+    def gradient_of(target: int) -> attribution.Gradient:
+        return lambda pictures: model.input_gradient(pictures, [target] * len(pictures)).gradient
+
+    def confidence(pictures: Floats) -> Floats:
+        found = model.predict(pictures)
+        probabilities = model.probabilities(found)
+        return found if probabilities is None else probabilities
+
+    match options:
+        case IntegratedGradientsOptions():
+            baseline = _baseline(model, options.baseline)
+            maps = [
+                attribution.integrated_gradients(
+                    x, gradient_of(target), baseline, options.steps, batch=batch, report=report
+                )
+                for target in targets
+            ]
+        case SmoothGradOptions():
+            maps = [
+                attribution.smooth_grad(
+                    x, gradient_of(target), options.samples, options.noise, options.seed, batch=batch, report=report
+                )
+                for target in targets
+            ]
+        case OcclusionOptions():
+            window, stride = square((x.shape[2], x.shape[3]), options)
+            maps = attribution.occlusion(x, model.predict, targets, window, stride, batch=batch, report=report)
+        case RiseOptions():
+            maps = attribution.rise(
+                x,
+                confidence,
+                targets,
+                options.samples,
+                options.grid,
+                options.kept,
+                options.seed,
+                batch=batch,
+                report=report,
+            )
+        case _ if method == "fullgrad":
+            found = [model.bias_gradients(x, target) for target in targets]
+            maps = [cam.full_grad(x[0], f.gradient, f.biases, f.gradients) for f in found]
+        case _:
+            gradients = model.input_gradient(np.repeat(x, len(targets), axis=0), targets).gradient
+            maps = [
+                attribution.saliency(G) if method == "saliency" else attribution.input_x_gradient(x[0], G)
+                for G in gradients
+            ]
+    return Pictured(scores, targets, maps, None, fact)
+
+
+def _batch(values: Floats) -> int:
+    return max(1, min(32, _BATCH_VALUES // int(np.prod(values.shape[-3:]))))
+
+
+def _baseline(model: ImageModel, name: str) -> Floats:
+    """The picture without information, as the model takes it, f32[1, c, 1, 1]."""
+    spec = model.card.image
+    assert isinstance(spec, ImageSpec)
+    pixel = {"mean": None, "black": 0.0, "white": 255.0}[name]
+    if pixel is None:
+        return np.zeros((1, len(spec.mean), 1, 1), np.float32)
+    levels = [(pixel / spec.scale - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True)]
+    return np.array(levels, np.float32).reshape(1, -1, 1, 1)

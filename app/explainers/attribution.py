@@ -19,7 +19,7 @@ Report = Callable[[float], None]
 
 def saliency(G: Floats) -> Floats:
     """`max_ch |G|` of the gradient G = dY/dx f32[ch, h, w], Simonyan et al. 2014 (arXiv:1312.6034), section 3.1."""
-    return np.abs(G).max(axis=0)
+    return np.asarray(np.abs(G).max(axis=0), np.float32)
 
 
 def input_x_gradient(x: Floats, G: Floats) -> Floats:

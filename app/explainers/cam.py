@@ -107,7 +107,14 @@ def activation(A: Floats) -> Floats:
 
 
 def score_cam(
-    A: Floats, x: Floats, predict: Predict, targets: Sequence[int], combine: Combine = summed, *, batch: int, report: Report
+    A: Floats,
+    x: Floats,
+    predict: Predict,
+    targets: Sequence[int],
+    combine: Combine = summed,
+    *,
+    batch: int,
+    report: Report,
 ) -> list[Floats]:
     """Score-CAM: `ReLU(sum_c w_c A_c)`, `w = softmax_c Y(x H_c)`, Wang et al. 2020 (arXiv:1910.01279), equations 8 and 9.
 
@@ -140,7 +147,14 @@ def score_cam(
 
 
 def ablation_cam(
-    A: Floats, Y: Floats, tail: Predict, targets: Sequence[int], combine: Combine = summed, *, batch: int, report: Report
+    A: Floats,
+    Y: Floats,
+    tail: Predict,
+    targets: Sequence[int],
+    combine: Combine = summed,
+    *,
+    batch: int,
+    report: Report,
 ) -> list[Floats]:
     """Ablation-CAM: `ReLU(sum_c w_c A_c)`, `w_c = (Y - Y_c) / |Y|`, Desai and Ramaswamy 2020 (doi:10.1109/WACV45572.2020.9093360).
 
@@ -195,7 +209,7 @@ def full_grad(x: Floats, G: Floats, biases: Sequence[Floats], gradients: Sequenc
 
 def positive(values: Floats) -> Floats:
     """`ReLU(values)`."""
-    return np.maximum(values, 0).astype(np.float32, copy=False)
+    return np.asarray(np.maximum(values, 0), np.float32)
 
 
 def _spread(weights: Floats) -> Floats:
@@ -204,7 +218,7 @@ def _spread(weights: Floats) -> Floats:
 
 def _scaled(maps: Floats) -> Floats:
     shifted = maps - maps.min(axis=(1, 2), keepdims=True)
-    return shifted / (np.float32(1e-7) + shifted.max(axis=(1, 2), keepdims=True))
+    return np.asarray(shifted / (np.float32(1e-7) + shifted.max(axis=(1, 2), keepdims=True)), np.float32)
 
 
 def _aligned(cells: int, size: int) -> Floats:
@@ -217,7 +231,7 @@ def _half_pixel(cells: int, size: int) -> Floats:
     return _interpolation(cells, np.clip((np.arange(size) + 0.5) * (cells / size) - 0.5, 0, cells - 1))
 
 
-def _interpolation(cells: int, places: NDArray[np.float64]) -> Floats:
+def _interpolation(cells: int, places: NDArray[np.floating]) -> Floats:
     lower = np.minimum(places.astype(np.intp), max(cells - 2, 0))
     weight = (places - lower).astype(np.float32)
     matrix = np.zeros((len(places), cells), np.float32)

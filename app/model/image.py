@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto
 from app.autodiff import differentiate
 from app.cards import Layer, ModelCard
 from app.errors import LayerNotFound, MethodNotApplicable, UnsupportedOperator
+from app.model.biases import biases_of
 from app.model.graph import trim
 from app.model.inspection import PictureGraph
 from app.model.layers import Candidate, SpatialLayers
@@ -76,6 +77,17 @@ class InputGradient:
 
     scores: Floats
     gradient: Floats
+
+
+@dataclass(frozen=True)
+class BiasGradients:
+    """Of one picture: the gradient of the target's score f32[ch, h, w] at the input, each layer's bias f32[c], and the gradient
+    f32[c, u, v] at that layer's output.
+    """  # noqa: D205
+
+    gradient: Floats
+    biases: list[Floats]
+    gradients: list[Floats]
 
 
 @dataclass(frozen=True)
@@ -215,6 +227,7 @@ class ImageModel:
         self._threads = threads
         self._layers: OrderedDict[str, LayerSessions] = OrderedDict()
         self._input_gradient: tuple[Session, str] | None = None
+        self._bias_gradients: tuple[Session, list[str], list[Floats]] | None = None
 
     def predict(self, x: Floats) -> Floats:
         """Scores f32[n, k] of pictures f32[n, c, h, w]."""
@@ -262,16 +275,35 @@ class ImageModel:
         Raises:
             MethodNotApplicable: an operator of the model has no gradient rule.
         """
-        session, gradient_name = self._input_gradient or self._make_input_gradient()
+        if self._input_gradient is None:
+            session, names = self._differentiated([self._picture.source], self._weights())
+            self._input_gradient = session, names[0]
+        session, gradient_name = self._input_gradient
         scores, gradients, start = [], [], 0
         for part in self._runs(x):
             cotangent = one_hot(targets[start : start + len(part)], len(self._picture.classes))
             feeds = {self._picture.source: self._laid_out(part), COTANGENT: cotangent}
             found = session.run({name: feeds[name] for name in session.inputs}, [self._picture.score, gradient_name])
             scores.append(found[0])
-            gradients.append(found[1].transpose(0, 3, 1, 2) if self._picture.spec.layout == "NHWC" else found[1])
+            gradients.append(self._channels_first(found[1]))
             start += len(part)
         return InputGradient(np.concatenate(scores), np.ascontiguousarray(np.concatenate(gradients)))
+
+    def bias_gradients(self, x: Floats, target: int) -> BiasGradients:
+        """Gradients at the input and at every layer with a bias, for one picture f32[1, c, h, w].
+
+        Raises:
+            MethodNotApplicable: an operator of the model has no gradient rule.
+        """
+        if self._bias_gradients is None:
+            weights = self._weights()
+            biases = biases_of(self._picture, weights)
+            session, names = self._differentiated([self._picture.source, *biases], weights)
+            self._bias_gradients = session, names, list(biases.values())
+        session, names, values = self._bias_gradients
+        feeds = {self._picture.source: self._laid_out(x), COTANGENT: one_hot([target], len(self._picture.classes))}
+        gradient, *gradients = session.run({name: feeds[name] for name in session.inputs}, names)
+        return BiasGradients(self._channels_first(gradient)[0], values, [found[0] for found in gradients])
 
     def layer(self, name: str | None) -> Layer:
         """The facts of a layer, listed on the card or not."""
@@ -328,17 +360,22 @@ class ImageModel:
         self._layers[name] = sessions
         return sessions
 
-    def _make_input_gradient(self) -> tuple[Session, str]:
+    def _channels_first(self, gradient: Floats) -> Floats:
+        return gradient.transpose(0, 3, 1, 2) if self._picture.spec.layout == "NHWC" else gradient
+
+    def _differentiated(self, tensors: Sequence[str], weights: Mapping[str, TensorProto]) -> tuple[Session, list[str]]:
+        """A session of the whole model with the gradient of the scores at these tensors, and the gradients' names."""
         picture = self._picture
         graph = picture.graph
-        whole = graph.extract([graph.types[picture.source]], [graph.types[picture.score]], self._weights())
+        whole = graph.extract([graph.types[picture.source]], [graph.types[picture.score]], weights)
         try:
-            found = differentiate(whole, picture.score, [picture.source], COTANGENT)
+            found = differentiate(whole, picture.score, tensors, COTANGENT)
         except UnsupportedOperator as error:
             raise MethodNotApplicable(
                 f"{error} So the gradient at the input of model '{self.card.name}' is not known; use gradcam, or a method "
                 "that only runs the model, such as occlusion."
             ) from error
-        session = Session(found.model, self.cancellation, self._threads)
-        self._input_gradient = session, found.gradients[picture.source]
-        return self._input_gradient
+        names = [found.gradients[tensor] for tensor in tensors]
+        wanted = {picture.score, *names}
+        model = trim(found.model, [value for value in found.model.graph.output if value.name in wanted])
+        return Session(model, self.cancellation, self._threads), names

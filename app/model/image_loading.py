@@ -152,9 +152,7 @@ def _default(
             continue
         assert sessions.tail is not None
         maps = random.standard_normal((2, 1, *candidate.shape)).astype(np.float32)
-        first, second = (
-            sessions.tail.run({candidate.name: candidate.layout.from_maps(m, template)})[0] for m in maps
-        )
+        first, second = (sessions.tail.run({candidate.name: candidate.layout.from_maps(m, template)})[0] for m in maps)
         if not np.array_equal(first, second):
             return sessions
     return None
