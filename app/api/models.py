@@ -73,7 +73,9 @@ async def get_model(request: Request, name: ModelName) -> ModelDetail:
 async def get_sample(
     request: Request,
     name: ModelName,
-    file: Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")],
+    file: Annotated[
+        str, PathParameter(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="As `samples` names it.")
+    ],
 ) -> Response:
     """One of the files that `samples` of the model names."""
     registered = state(request).registry.get(name)

@@ -51,6 +51,7 @@ def document(app: FastAPI, settings: Settings) -> dict[str, Any]:
         description=DESCRIPTION,
         routes=app.routes,
         tags=TAGS,
+        contact={"name": "The onnxplain developers"},
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         servers=[{"url": "/"}],
     )
@@ -81,6 +82,8 @@ def _refine(path: str, operation: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", ()):
         if parameter["name"] == "name" and parameter["in"] == "path":
             parameter["example"] = example
+        elif parameter["name"] == "file":
+            parameter["example"] = "7.png"
         parameter["schema"] = _without_null(parameter["schema"])
     form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
     for name, field in form.get("properties", {}).items():

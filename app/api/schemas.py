@@ -159,12 +159,18 @@ class Importance(Wire):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    feature: str
-    mean: float
-    std: float
-    standard_error: float | None
-    ci95: list[float] | None
-    values: list[float]
+    feature: str = Field(description="Column, or group of columns.")
+    mean: float | None = Field(
+        description="Baseline minus permuted score, mean over the repeats: greater matters more."
+    )
+    std: float | None = Field(description="Spread over the repeats, as scikit-learn gives it.")
+    standard_error: float | None = Field(
+        description="Of the mean, from the repeats and from the choice of rows together."
+    )
+    monte_carlo_error: float | None = Field(description="The repeats' part of it: more repeats make it smaller.")
+    sampling_error: float | None = Field(description="The rows' part of it: only more rows make it smaller.")
+    ci95: list[float | None] | None = Field(description="95 % interval of the mean.")
+    values: list[float] = Field(description="Importance in each repeat.")
 
 
 class TableAnswer(Wire):
@@ -174,13 +180,13 @@ class TableAnswer(Wire):
 
     model: ModelUsed
     method: str
-    baseline: dict[str, float]
-    importances: dict[str, list[Importance]]
-    ranking: dict[str, list[str]]
+    baseline: dict[str, float] = Field(description="Score of the table as it is, metric by metric.")
+    importances: dict[str, list[Importance]] = Field(description="Metric by metric, in column order, groups after.")
+    ranking: dict[str, list[str]] = Field(description="The same, most important first.")
     n_rows: int
     n_repeats: int | str
     seed: int
-    evaluations: int
+    evaluations: int = Field(description="How many tables were predicted, the baseline included.")
     warnings: list[Any]
     timings_ms: dict[str, float]
 
