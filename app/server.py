@@ -10,6 +10,8 @@ import asyncio
 import logging
 import resource
 import signal
+import socket
+import struct
 import time
 from dataclasses import dataclass
 from types import FrameType
@@ -125,7 +127,7 @@ class Protocol(HttpToolsProtocol):
         """The client does not read: it may take a while, but not for ever."""
         super().pause_writing()
         if self._write_deadline is None:
-            self._write_deadline = self.loop.call_later(self._limits.body_s, self.transport.abort)
+            self._write_deadline = self.loop.call_later(self._limits.body_s, self._abort)
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -178,7 +180,14 @@ class Protocol(HttpToolsProtocol):
         """Close, and do not wait for ever until a client has read what is left."""
         if not self.transport.is_closing():
             self.transport.close()
-        self.loop.call_later(_LINGER_S, self.transport.abort)
+        self.loop.call_later(_LINGER_S, self._abort)
+
+    def _abort(self) -> None:
+        """End the connection with a reset, so that the kernel, too, forgets what the client would not read."""
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None and connection.fileno() != -1:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     # ---- answers that no application gives ------------------------------------------------------------------------
 
@@ -282,7 +291,9 @@ class Server(uvicorn.Server):
 
     def _say_close(self) -> None:
         """Every answer from now on asks its client to open a new connection, which another instance may get."""
-        self.server_state.default_headers.append((b"connection", b"close"))
+        close = (b"connection", b"close")
+        if close not in self.server_state.default_headers:
+            self.server_state.default_headers.append(close)
 
     @property
     def _service(self) -> State | None:
