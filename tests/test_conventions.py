@@ -13,11 +13,14 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+from cogapp import Cog
 
 from app import errors
 from app.api.problems import STATUS, documented
+from app.autodiff import RULES, ZERO_DERIVATIVE
 from app.methods import METHODS
 from app.options import Options
+from app.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -209,3 +212,28 @@ def test_a_method_tells_what_it_is_and_where_it_comes_from(name: str) -> None:
 def test_every_option_of_a_method_is_described(name: str) -> None:
     missing = {option for option, field in METHODS[name].options.model_fields.items() if not field.description}
     assert not missing
+
+
+def test_the_interface_document_is_up_to_date(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make fix` writes it anew."""
+    monkeypatch.chdir(ROOT)
+    assert Cog().main(["cog", "--check", "-I", str(ROOT), "openapi.md"]) == 0, capsys.readouterr().out
+
+
+def _documented() -> set[str]:
+    return set(re.findall(r"`([^`\s]+)`", (ROOT / "openapi.md").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("method", set(METHODS)),
+        ("setting", {PREFIX + name.upper() for name in Settings.model_fields}),
+        ("error", {kind.code for kind in ERRORS if not kind.__subclasses__()}),
+        ("operator", set(RULES) | ZERO_DERIVATIVE),
+    ],
+)
+def test_every_name_stands_in_the_interface_document(what: str, names: set[str]) -> None:
+    assert not names - _documented()

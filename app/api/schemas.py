@@ -107,6 +107,24 @@ class ModelDetail(ModelSummary):
     sample_request: str = Field(default="", description="A curl line that works as it stands.")
 
 
+class MethodFacts(Wire):
+    """One way to explain."""
+
+    name: str
+    kind: Literal["image", "tabular"] = Field(description="Which models it fits.")
+    title: str
+    summary: str = Field(description="What the answer shows.")
+    formula: str = Field(description="A activations, G gradient of the score, c channels, u x v places.")
+    paper: str
+    options: dict[str, Any] = Field(description="JSON Schema of each option.")
+
+
+class MethodList(Wire):
+    """The methods that this service knows; a model's `explainers` are those that fit it."""
+
+    methods: list[MethodFacts]
+
+
 class ModelUsed(Wire):
     """The exact model behind an answer."""
 
@@ -187,7 +205,7 @@ class TableAnswer(Wire):
     n_repeats: int | str
     seed: int
     evaluations: int = Field(description="How many tables were predicted, the baseline included.")
-    warnings: list[Any]
+    warnings: list[str] = Field(description="What a reader should know: correlated columns, few rows, and the like.")
     timings_ms: dict[str, float]
 
 
