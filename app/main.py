@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 from app import __version__
-from app.api import explanations, health, metrics, models, openapi, problems
+from app.api import explanations, health, methods, metrics, models, openapi, problems
 from app.api.access import Access
 from app.api.edge import BodyLimit, CancelOnDisconnect, RequestIdentity
 from app.api.observe import Observe
@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         strict_content_type=False,
     )
     problems.install(app)
-    for router in (models.router, explanations.router, health.router, metrics.router):
+    for router in (models.router, methods.router, explanations.router, health.router, metrics.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=str(_STATIC)), name="static")
     _add_pages(app)

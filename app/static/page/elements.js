@@ -86,7 +86,7 @@ export function table(caption, heads, rows) {
       "table",
       {},
       element("caption", {}, caption),
-      element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head)))),
+      element("thead", {}, element("tr", {}, ...heads.map((head, column) => element("th", { scope: "col", class: typeof rows[0]?.[column] === "number" ? "number" : null }, head)))),
       element("tbody", {}, ...rows.map(([head, ...cells]) => element("tr", {}, element("th", { scope: "row" }, head), ...cells.map(cell)))),
     ),
   );

@@ -45,14 +45,18 @@ async function choose(name) {
 
 async function listSamples(name) {
   const usable = model.samples.filter((file) => view.SAMPLE.test(file));
+  const fetched = async (file) => {
+    const blob = await (await send(`/v1/models/${name}/samples/${file}`)).blob();
+    return new File([blob], file, { type: blob.type });
+  };
   const buttons = await Promise.all(
     usable.map(async (file) => {
-      const blob = await (await send(`/v1/models/${name}/samples/${file}`)).blob();
-      const sample = new File([blob], file, { type: blob.type });
-      return element("li", {}, element("button", { type: "button", class: "sample", click: () => take(sample) }, view.thumbnail(sample)));
+      const sample = view.PREVIEWED ? await fetched(file) : null;
+      const click = async () => take(sample ?? (await fetched(file)));
+      return element("li", {}, element("button", { type: "button", class: "sample", click }, view.thumbnail(file, sample)));
     }),
   );
-  byId("samples").replaceChildren(...buttons);
+  if (model.name === name) byId("samples").replaceChildren(...buttons);
 }
 
 async function take(file) {
@@ -119,6 +123,10 @@ function show(problem) {
 }
 
 byId("model").addEventListener("change", (event) => choose(event.target.value).catch(show));
+addEventListener("hashchange", () => {
+  const name = decodeURIComponent(location.hash.slice(1));
+  if (name && name !== model?.name) choose(name).catch(show);
+});
 byId("key").addEventListener("change", (event) => {
   useKey(event.target.value);
   start();
@@ -127,6 +135,7 @@ byId("file").addEventListener("change", (event) => event.target.files.length && 
 byId("cancel").addEventListener("click", () => running?.abort());
 byId("controls").addEventListener("submit", (event) => {
   event.preventDefault();
+  if (matchMedia("(max-width: 50rem)").matches) byId("results").scrollIntoView();
   work((signal) => view.explain(byId("output"), signal, tell));
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {

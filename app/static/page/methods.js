@@ -3,35 +3,27 @@
 import { choice, element, field } from "./elements.js";
 import { json } from "./service.js";
 
-const HANDLED = new Set(["name", "target", "top_k", "layer", "colormap", "alpha", "values", "output", "label", "metrics", "x-request-timeout"]);
+const HANDLED = new Set(["target", "top_k", "layer", "colormap", "alpha", "values", "output", "label", "metrics"]);
 
-let operations;
+let known;
 
-/** Title, summary and options of each method, from the service's own OpenAPI document. */
+/** All methods of the service, with their options as JSON Schema. */
 export async function load() {
-  const { paths } = await json("/openapi.json");
-  operations = new Map();
-  for (const [path, { post }] of Object.entries(paths)) {
-    const method = path.split("/explanations/")[1];
-    if (method && post) operations.set(method, post);
-  }
+  const { methods } = await json("/v1/methods");
+  known = new Map(methods.map((method) => [method.name, method]));
 }
 
-export const title = (method) => operations.get(method)?.summary ?? method;
-export const summary = (method) => (operations.get(method)?.description ?? "").split("\n")[0];
-export const takes = (method, name) => parameters(method).some((parameter) => parameter.name === name);
-
-const parameters = (method) => (operations.get(method)?.parameters ?? []).filter((parameter) => parameter.in === "query");
+export const title = (name) => known.get(name).title;
+export const summary = (name) => known.get(name).summary;
+export const takes = (name, option) => option in known.get(name).options;
 
 /** A form for the options of these methods; `read(method)` gives those that were set, as query pairs. */
 export function options(methods) {
   const controls = new Map();
   for (const method of methods) {
-    for (const parameter of parameters(method)) {
-      if (!HANDLED.has(parameter.name) && !controls.has(parameter.name)) {
-        const control = controlFor(parameter.schema);
-        if (control) controls.set(parameter.name, { control, hint: parameter.description });
-      }
+    for (const [name, schema] of Object.entries(known.get(method).options)) {
+      const control = HANDLED.has(name) || controls.has(name) ? null : controlFor(schema);
+      if (control) controls.set(name, { control, hint: schema.description });
     }
   }
   const fields = [...controls].map(([name, { control, hint }]) => field(name.replaceAll("_", " "), control, hint));

@@ -16,8 +16,10 @@ let file;
 let address; // of the chosen picture, for <img>
 let form; // the controls that `explain` reads
 
-export function thumbnail(sample) {
-  return element("img", { src: URL.createObjectURL(sample), alt: sample.name.replace(/\.\w+$/, "").replaceAll("-", " "), width: 72, height: 72 });
+export const PREVIEWED = true; // samples are shown as pictures
+
+export function thumbnail(name, sample) {
+  return element("img", { src: URL.createObjectURL(sample), alt: name.replace(/\.\w+$/, "").replaceAll("-", " "), width: 72, height: 72 });
 }
 
 /** Asks the model, and gives the controls for its explanation. */

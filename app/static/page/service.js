@@ -18,16 +18,19 @@ export class Refused extends Error {
 }
 
 /**
- * A request as a value.
+ * Sends a request, whose body is a file, a JSON document, or nothing.
  * @param {string} path
- * @param {{method?: string, query?: [string, string][], file?: {field: string, blob: Blob, name: string}, signal?: AbortSignal}} rest
+ * @param {{method?: string, query?: [string, string][], file?: {field: string, blob: Blob, name: string}, document?: object, signal?: AbortSignal}} rest
  */
-export async function send(path, { method = "GET", query = [], file, signal } = {}) {
+export async function send(path, { method = "GET", query = [], file, document, signal } = {}) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   let body;
   if (file) {
     body = new FormData();
     body.append(file.field, file.blob, file.name);
+  } else if (document) {
+    headers["Content-Type"] = "application/json";
+    body = JSON.stringify(document);
   }
   let response;
   try {
@@ -50,18 +53,18 @@ function url(path, query) {
 
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-/** The same request as a line for a shell; a picture comes as a PNG file. */
-export function asCurl(path, { query = [], file, save }) {
+/** The same request as a line for a shell; with `save` the answer is a PNG file, and a document is read from request.json. */
+export function asCurl(path, { query = [], file, document, save }) {
   const words = ["curl --fail-with-body"];
   if (key) words.push('-H "Authorization: Bearer $ONNXPLAIN_KEY"');
-  words.push(file ? `-F ${quoted(`${file.field}=@${file.name}`)}` : "-X POST");
+  words.push(document ? "--json @request.json" : `-F ${quoted(`${file.field}=@${file.name}`)}`);
   if (save) words.push("-H 'Accept: image/png'", `-o ${quoted(save)}`);
   words.push(quoted(location.origin + url(path, query)));
   return words.join(" \\\n  ");
 }
 
 /** The same request in Python. */
-export function asPython(path, { query = [], file, save }) {
+export function asPython(path, { query = [], file, document, save }) {
   const text = (value) => JSON.stringify(value);
   const parameters = query.map(([name, value]) => `(${text(name)}, ${text(value)})`).join(", ");
   const headers = [];
@@ -69,12 +72,14 @@ export function asPython(path, { query = [], file, save }) {
   if (save) headers.push('"Accept": "image/png"');
   return [
     ...(key ? ["import os", ""] : []),
+    ...(document ? ["import json", ""] : []),
     "import httpx",
     "",
     "answer = httpx.post(",
     `    ${text(location.origin + path)},`,
     ...(parameters ? [`    params=[${parameters}],`] : []),
     ...(file ? [`    files={${text(file.field)}: open(${text(file.name)}, "rb")},`] : []),
+    ...(document ? ['    json=json.load(open("request.json")),'] : []),
     ...(headers.length ? [`    headers={${headers.join(", ")}},`] : []),
     "    timeout=600,",
     ").raise_for_status()",

@@ -1,5 +1,6 @@
 // Tables: importances as sorted bars with whiskers, as numbers, and as CSV.
 
+import { csvRows } from "./csv.js";
 import { choice, copier, download, element, field, number, table, ticks } from "./elements.js";
 import * as methods from "./methods.js";
 import { asCurl, asPython, json } from "./service.js";
@@ -10,8 +11,8 @@ export const SAMPLE = /\.csv$/i;
 export const EAGER = false; // may take long: waits for the button
 
 const METRICS = {
-  classification: ["accuracy", "balanced_accuracy", "f1", "f1_macro", "roc_auc", "average_precision", "log_loss", "brier"],
-  regression: ["r2", "rmse", "mse", "mae", "mape"],
+  classification: ["accuracy", "balanced_accuracy", "f1", "f1_macro", "roc_auc", "average_precision", "log_loss", "brier", "prediction_change"],
+  regression: ["r2", "rmse", "mse", "mae", "mape", "prediction_change"],
 };
 const MOST_BARS = 40;
 
@@ -19,17 +20,17 @@ let model;
 let file;
 let form;
 
-export function thumbnail(sample) {
-  return `${sample.name} (${Math.ceil(sample.size / 1024)} KiB)`;
-}
+export const PREVIEWED = false; // a sample is fetched when it is chosen
+
+export const thumbnail = (name) => name;
 
 /** Reads the header of the table, and gives the controls for its explanation. */
 export async function prepare(card, chosen) {
   [model, file] = [card, chosen];
-  const columns = await header(chosen);
+  const [columns] = csvRows(await chosen.slice(0, 65_536).text());
   const features = new Set(card.features.map(({ name }) => name));
-  const guess = columns.findLast((column) => !features.has(column)) ?? columns.at(-1);
-  const label = choice(columns.map((column) => [column, column]), guess);
+  const guess = columns.findLast((column) => !features.has(column)) ?? "";
+  const label = choice([["", "none: measure how far predictions move"], ...columns.map((column) => [column, column])], guess);
   const metrics = METRICS[card.task];
   const wanted = ticks("Metrics", metrics.map((name) => [name, name.replaceAll("_", " ")]), [metrics[0]]);
   const method = choice(card.explainers.map((name) => [name, methods.title(name)]), card.explainers[0]);
@@ -41,16 +42,25 @@ export async function prepare(card, chosen) {
   };
   method.addEventListener("change", refresh);
   refresh();
-  form = { label, wanted, method, options: () => options.read(method.value) };
-  return [field("Method", method), field("Label: the column that holds the truth", label), wanted.set, extra];
+  const groups = element("textarea", { rows: 2, placeholder: "size = mean_radius, mean_area", spellcheck: "false" });
+  form = { label, wanted, method, groups, options: () => options.read(method.value) };
+  return [
+    field("Method", method),
+    field("Label: the column that holds the truth", label),
+    wanted.set,
+    field("Groups: columns to permute together", groups, "One a line: name = column, column"),
+    extra,
+  ];
 }
 
-/** The column names of a CSV file. */
-async function header(chosen) {
-  const text = (await chosen.slice(0, 65_536).text()).replace(/^\uFEFF/, "");
-  const line = text.split(/\r?\n/, 1)[0];
-  const cells = [...line.matchAll(/("(?:[^"]|"")*"|[^,]*)(?:,|$)/g)].slice(0, -1).map(([, cell]) => cell);
-  return cells.map((cell) => (cell.startsWith('"') ? cell.slice(1, -1).replaceAll('""', '"') : cell).trim());
+/** What "size = area, radius" lines say: the columns of each group by its name. */
+function groupsIn(text) {
+  const groups = {};
+  for (const line of text.split("\n").filter((line) => line.includes("="))) {
+    const [name, columns] = line.split("=", 2);
+    groups[name.trim()] = columns.split(",").map((column) => column.trim()).filter(Boolean);
+  }
+  return groups;
 }
 
 /** Runs the method and shows bars and numbers. */
@@ -59,8 +69,7 @@ export async function explain(output, signal, tell) {
   if (!chosen.length) return tell("Tick at least one metric.");
   tell(`${methods.title(form.method.value)} on ${file.name} …`);
   const path = `/v1/models/${model.name}/explanations/${form.method.value}`;
-  const query = [["label", form.label.value], ...chosen.map((metric) => ["metrics", metric]), ...form.options()];
-  const request = { query, file: { field: "table", blob: file, name: file.name } };
+  const request = await requestOf(chosen);
   const [answer] = await Promise.all([json(path, { method: "POST", ...request, signal }), charts()]);
   const shown = element("div");
   const metrics = Object.keys(answer.importances);
@@ -74,12 +83,27 @@ export async function explain(output, signal, tell) {
       "div",
       { class: "row" },
       element("button", { type: "button", click: () => download(csv(answer), `${model.name}-importance.csv`) }, "Download CSV"),
+      ...(request.document
+        ? [element("button", { type: "button", click: () => download(new Blob([JSON.stringify(request.document)]), "request.json") }, "Download request.json")]
+        : []),
       copier("Copy as curl", () => asCurl(path, request)),
       copier("Copy as Python", () => asPython(path, request)),
     ),
   );
   draw(shown, answer, metric.value);
   tell(`${answer.n_rows} rows, ${answer.evaluations} evaluations, ${(answer.timings_ms.total / 1000).toFixed(2)} s.`);
+}
+
+/** The file as it is; with groups a JSON document, since a query string cannot name them. */
+async function requestOf(metrics) {
+  const query = [...metrics.map((metric) => ["metrics", metric]), ...form.options()];
+  if (form.label.value) query.unshift(["label", form.label.value]);
+  const groups = groupsIn(form.groups.value);
+  if (!Object.keys(groups).length) return { query, file: { field: "table", blob: file, name: file.name } };
+  const [columns, ...rows] = csvRows(await file.text());
+  const texts = new Set(model.features.filter(({ dtype }) => dtype === "string").map(({ name }) => name));
+  const cell = (text, column) => (text === "" ? null : texts.has(columns[column]) || Number.isNaN(Number(text)) ? text : Number(text));
+  return { query, document: { columns, rows: rows.map((row) => row.map(cell)), groups } };
 }
 
 /** The charting library, loaded when the first table is explained. */
@@ -90,7 +114,8 @@ function charts() {
   return (loading ??= script("chart.js").then(() => script("chart-error-bars.js")));
 }
 
-let chart;
+let painted; // the chart on the page
+let repaint; // draws it anew
 
 function draw(shown, answer, metric) {
   const sorted = answer.importances[metric].toSorted((a, b) => b.mean - a.mean);
@@ -114,8 +139,9 @@ function draw(shown, answer, metric) {
 function paint(canvas, bars, metric) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-  chart?.destroy();
-  chart = new globalThis.Chart(canvas, {
+  painted?.destroy();
+  repaint = () => paint(canvas, bars, metric);
+  painted = new globalThis.Chart(canvas, {
     type: "barWithErrorBars",
     data: {
       labels: bars.map(({ feature }) => feature),
@@ -137,13 +163,20 @@ function paint(canvas, bars, metric) {
       animation: false,
       maintainAspectRatio: false,
       scales: {
-        x: { title: { display: true, text: `Drop of the score (${metric}) without the feature`, color: colour("text") }, ticks: { color: colour("quiet") }, grid: { color: colour("line") } },
+        x: {
+          title: { display: true, text: `Drop of the score (${metric}) without the feature`, color: colour("text") },
+          ticks: { color: colour("quiet") },
+          grid: { color: colour("line") },
+        },
         y: { ticks: { color: colour("text"), autoSkip: false }, grid: { display: false } },
       },
       plugins: { legend: { display: false } },
     },
   });
 }
+
+// Chart.js paints its colours once: paint again when the theme changes.
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint?.());
 
 /** All metrics and repeats, one line a feature and metric. */
 function csv(answer) {
@@ -156,17 +189,3 @@ function csv(answer) {
   }
   return new Blob([lines.join("\n"), "\n"], { type: "text/csv" });
 }
-
-// Chart.js paints its colours once: paint again when the theme changes.
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  if (!chart) return;
-  const style = getComputedStyle(document.documentElement);
-  const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-  const [bars] = chart.data.datasets;
-  Object.assign(bars, { backgroundColor: colour("accent-soft"), borderColor: colour("accent"), errorBarColor: colour("text"), errorBarWhiskerColor: colour("text") });
-  Object.assign(chart.options.scales.x.title, { color: colour("text") });
-  Object.assign(chart.options.scales.x.ticks, { color: colour("quiet") });
-  Object.assign(chart.options.scales.x.grid, { color: colour("line") });
-  Object.assign(chart.options.scales.y.ticks, { color: colour("text") });
-  chart.update();
-});
