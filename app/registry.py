@@ -7,7 +7,8 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -168,8 +169,21 @@ class Registry:
             self.get(name)
             await asyncio.shield(self._commit(name, None, Pointer("", self._versions.get(name, 1))))
 
-    def _change(self, name: str) -> _Change:
-        return _Change(self._changing, name)
+    @contextmanager
+    def _change(self, name: str) -> Iterator[None]:
+        """Hold a name while it is changed.
+
+        Raises:
+            ModelConflict: somebody holds it.
+        """
+        if name in self._changing:
+            raise ModelConflict(f"Model '{name}' is being changed right now. Wait for that to end, then try again.")
+        self._changing.add(name)
+        try:
+            yield
+        finally:
+            self._changing.discard(name)
+            self._clear_retired()
 
     async def _replace(self, name: str, stage: Callable[[], Path], *, upload: bool) -> Registered:
         staged = await asyncio.to_thread(stage)
@@ -245,27 +259,6 @@ class Registry:
             log.warning("the folder of model %s changed, but what was served still is: %s", name, error)
         else:
             log.info("model %s is %s", name, "gone" if gone else f"now version {self._versions[name]}")
-
-
-class _Change:
-    """Holds a name while it is changed.
-
-    Raises:
-        ModelConflict: somebody holds it.
-    """
-
-    def __init__(self, held: set[str], name: str) -> None:
-        self._held, self._name = held, name
-
-    def __enter__(self) -> None:
-        if self._name in self._held:
-            raise ModelConflict(
-                f"Model '{self._name}' is being changed right now. Wait for that to end, then try again."
-            )
-        self._held.add(self._name)
-
-    def __exit__(self, *_: object) -> None:
-        self._held.discard(self._name)
 
 
 def _scan(folder: Path) -> dict[str, Path]:

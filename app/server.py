@@ -74,6 +74,7 @@ class Protocol(HttpToolsProtocol):
         self._in_headers = True
         self._receiving = False
         self._header_bytes = 0
+        self._requests = 0
         self._running: RequestResponseCycle | None = None
 
     # ---- the clock ------------------------------------------------------------------------------------------------
@@ -92,8 +93,10 @@ class Protocol(HttpToolsProtocol):
             return
         if self._deadline is None and not self._receiving:
             self._arm(self._limits.headers_s)
+        began_in_headers, requests = self._in_headers, self._requests
         super().data_received(data)
-        if self._in_headers and not self.transport.is_closing():
+        # Nothing but headers came: all of it counts. Headers that ended were measured when they did.
+        if began_in_headers and self._requests == requests and not self.transport.is_closing():
             self._header_bytes += len(data)
             if self._header_bytes > self._limits.header_bytes:
                 self._answer(431, "headers_too_large", self._headers_sentence())
@@ -106,6 +109,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The headers are in: the body has its own deadline."""
         self._in_headers, self._header_bytes = False, 0
+        self._requests += 1
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self.app = self._refuse_headers if size > self._limits.header_bytes else self.config.loaded_app
         self._arm(self._limits.body_s)

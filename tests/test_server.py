@@ -183,6 +183,12 @@ def test_what_is_no_proper_request_gets_a_problem(strict: Service, request_bytes
     assert strict.client.get("/health/live").status_code == 200
 
 
+def test_a_large_body_on_a_kept_connection_is_not_taken_for_headers(strict: Service) -> None:
+    rows = {"rows": [[1]] * 200_000}
+    for _ in range(3):
+        assert strict.client.post("/v1/models/counter/predictions", json=rows).status_code == 200
+
+
 def test_a_declared_body_above_the_cap_is_refused_before_it_is_sent(service: Service) -> None:
     declared = b"Content-Length: 999999999\r\nExpect: 100-continue\r\n\r\n"
     status, _, body = exchange(service, POST.replace(b"counter", b"diabetes") + declared)
