@@ -232,22 +232,27 @@ def test_hostile_pictures_get_a_domain_error_or_their_true_pixels_and_never_an_a
     assert count >= 300
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak memory is read from Linux's /proc")
 def test_hostile_pictures_leave_the_memory_as_it_was():
     """The peak of a fresh process over all of them, bombs included, is at most 64 MB above its own start."""
     script = """
-import resource
+from pathlib import Path
 from app import images
 from app.errors import ExplainError
 from tests.hostile_pictures import hostile, saved, scene
+def megabytes(name):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
 images.decode(saved(scene(), "PNG"))
 bodies = list(hostile())
-start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+start = megabytes("VmRSS")
 for _, body in bodies:
     try:
         images.decode(body)
     except ExplainError:
         pass
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024)
+print(megabytes("VmHWM") - start)
 """
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
@@ -283,6 +288,16 @@ def test_to_tensor_is_resize_crop_scale_and_normalise(shape, fit):
     assert tensor.dtype == np.float32
     assert geometry.picture == shape
     assert (tensor == formula(scene(*shape), spec)).all()
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (61, 37), (24, 24), (150, 149)])
+@pytest.mark.parametrize(("fit", "size", "resize_to"), [("crop", (20, 20), 23), ("stretch", (18, 25), None)])
+def test_to_tensor_gives_torchvision_s_numbers(fit, size, resize_to, shape):
+    """Vectors from tests/vectors/make_preprocessing.py: within two units in the last place, no pixel a level off."""
+    vectors = np.load(Path(__file__).parent / "vectors" / "preprocessing.npz")
+    picture = vectors[f"picture_{shape[0]}_{shape[1]}"]
+    tensor, _ = images.to_tensor(picture, ImageSpec(size, fit=fit, resize_to=resize_to, **IMAGENET))
+    np.testing.assert_array_max_ulp(tensor, vectors[f"{fit}_{shape[0]}_{shape[1]}"], 2)
 
 
 def test_a_picture_of_the_model_s_own_size_is_not_resampled():
@@ -377,7 +392,7 @@ def test_a_map_of_coordinates_returns_to_the_coordinates(height, width, rows, co
     # The outermost cells of a crop are constant beyond their centres.
     for channel, truth, scale in ((0, x, scale_x), (1, y, scale_y)):
         error = np.abs(images.place_back(tensor[0, channel], geometry) - truth)[seen]
-        assert error.max(initial=0) <= scale / 2 + 1
+        assert error.max(initial=0) <= scale / 2 + 1.001
         assert np.mean(error, where=error >= 0) <= 1.0 + scale / 8 if error.size else True
 
 

@@ -41,7 +41,7 @@ export function choice(options, chosen) {
 export function ticks(heading, options, chosen, onchange) {
   const boxes = options.map(([value]) => element("input", { type: "checkbox", value, checked: chosen.includes(value) }));
   const labels = options.map(([, text, title], index) => element("label", { class: "tick", title }, boxes[index], " ", text));
-  const set = element("fieldset", { change: () => onchange?.() }, element("legend", {}, heading), ...labels);
+  const set = element("fieldset", { class: "ticks", change: () => onchange?.() }, element("legend", {}, heading), ...labels);
   return { set, read: () => boxes.filter((box) => box.checked).map((box) => box.value) };
 }
 

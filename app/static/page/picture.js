@@ -15,6 +15,7 @@ let model;
 let file;
 let address; // of the chosen picture, for <img>
 let form; // the controls that `explain` reads
+let toolbar; // those of them that stand above the heatmaps
 
 export const PREVIEWED = true; // samples are shown as pictures
 
@@ -41,9 +42,11 @@ export async function prepare(card, chosen, signal) {
     "",
   );
   const colormap = choice(["turbo", "viridis", "inferno", "jet", "gray"].map((name) => [name, name]), "turbo");
+  colormap.addEventListener("change", () => document.getElementById("controls").requestSubmit());
   const opacity = element("input", { type: "range", min: 0, max: 100, value: 55, input: fade });
   form = { classes, picked, layer, colormap, opacity, options: (method) => options.read(method) };
-  const fields = [classes.set, picked.set, field("Layer", layer), extra, field("Colours", colormap), field("Opacity of the heatmap", opacity)];
+  const fields = [classes.set, picked.set, field("Layer", layer), extra];
+  toolbar = element("div", { class: "toolbar" }, field("Opacity of the heatmap", opacity), field("Colours", colormap));
   refresh();
   return fields;
 }
@@ -92,7 +95,7 @@ export async function explain(output, signal, tell) {
   if (!chosen.length || !targets.length) return tell("Tick at least one class and one method.");
   const cards = element("div", { class: "cards" });
   const warnings = element("div");
-  output.replaceChildren(warnings, cards);
+  output.replaceChildren(warnings, toolbar, cards);
   fade();
   const began = performance.now();
   for (const [place, method] of chosen.entries()) {
