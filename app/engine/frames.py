@@ -1,18 +1,18 @@
 """How the web process and a worker talk: frames of a pickled head and a raw body over one socket.
 
-The body travels beside the head, so that a table of 100 MB is neither pickled nor copied on its way.
+The body travels beside the head, so that a table of 100 MB is neither pickled nor copied on its way. This is the worker's
+side, which blocks; the web process's side, in `process.py`, awaits. A worker never imports asyncio, which weighs 9 MB.
 """
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 import socket
 import struct
 from dataclasses import dataclass
 from typing import Any
 
-_LENGTHS = struct.Struct("!QQ")
+LENGTHS = struct.Struct("!QQ")
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,21 @@ class Frame:
     body: bytes = b""
 
 
-def _head(frame: Frame) -> bytes:
+def head_of(frame: Frame) -> bytes:
+    """Everything of a frame but its body."""
     head = pickle.dumps((frame.kind, frame.number, frame.value), protocol=5)
-    return _LENGTHS.pack(len(head), len(frame.body)) + head
+    return LENGTHS.pack(len(head), len(frame.body)) + head
+
+
+def frame_of(head: bytes | bytearray, body: bytes) -> Frame:
+    """A frame put together again."""
+    kind, number, value = pickle.loads(head)  # noqa: S301 - both ends are this program, on a private socket pair
+    return Frame(kind, number, value, body)
 
 
 def send(sock: socket.socket, frame: Frame) -> None:
     """Write one frame to a blocking socket."""
-    sock.sendall(_head(frame))
+    sock.sendall(head_of(frame))
     if frame.body:
         sock.sendall(frame.body)
 
@@ -43,9 +50,8 @@ def receive(sock: socket.socket) -> Frame:
     Raises:
         EOFError: the other side is gone.
     """
-    head, body = _LENGTHS.unpack(_exactly(sock, _LENGTHS.size))
-    kind, number, value = pickle.loads(_exactly(sock, head))  # noqa: S301 - both ends are this program, on a private socket pair
-    return Frame(kind, number, value, _exactly(sock, body))
+    head, body = LENGTHS.unpack(_exactly(sock, LENGTHS.size))
+    return frame_of(_exactly(sock, head), _exactly(sock, body))
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:
@@ -57,34 +63,3 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
             raise EOFError
         data += more
     return data
-
-
-async def send_async(sock: socket.socket, frame: Frame) -> None:
-    """Write one frame to a non-blocking socket."""
-    loop = asyncio.get_running_loop()
-    await loop.sock_sendall(sock, _head(frame))
-    if frame.body:
-        await loop.sock_sendall(sock, frame.body)
-
-
-async def receive_async(sock: socket.socket) -> Frame:
-    """Read one frame from a non-blocking socket.
-
-    Raises:
-        EOFError: the other side is gone.
-    """
-    loop = asyncio.get_running_loop()
-
-    async def exactly(size: int) -> bytearray:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            count = await loop.sock_recv_into(sock, view)
-            if not count:
-                raise EOFError
-            view = view[count:]
-        return data
-
-    head, body = _LENGTHS.unpack(await exactly(_LENGTHS.size))
-    kind, number, value = pickle.loads(await exactly(head))  # noqa: S301 - both ends are this program
-    return Frame(kind, number, value, bytes(await exactly(body)) if body else b"")

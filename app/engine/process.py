@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from app.engine.frames import Frame, receive_async, send_async
+from app.engine.frames import LENGTHS, Frame, frame_of, head_of
 from app.engine.task import ExplainTask, ModelRef, WorkerLimits
 
 Progress = Callable[[float], None]
@@ -66,7 +66,7 @@ class WorkerProcess:
         worker = cls(process, ours)
         try:
             async with asyncio.timeout(timeout_s):
-                await receive_async(ours)
+                await _receive(ours)
         except BaseException as error:
             signal_number = await worker.end()
             if isinstance(error, (TimeoutError, EOFError, OSError)):
@@ -102,9 +102,9 @@ class WorkerProcess:
             value, body = replace(value, body=b""), value.body
         try:
             async with self._sending:
-                await send_async(self._sock, Frame(kind, self._number, value, body))
+                await _send(self._sock, Frame(kind, self._number, value, body))
             while True:
-                frame = await receive_async(self._sock)
+                frame = await _receive(self._sock)
                 if frame.number != self._number:
                     continue
                 if frame.kind == "progress":
@@ -122,7 +122,7 @@ class WorkerProcess:
         """Tell the worker to stop what it does; it then answers with `Cancelled`."""
         with contextlib.suppress(OSError):
             async with self._sending:
-                await send_async(self._sock, Frame("cancel", self._number))
+                await _send(self._sock, Frame("cancel", self._number))
 
     def kill(self) -> None:
         """End the process now, if it still runs."""
@@ -139,3 +139,33 @@ class WorkerProcess:
             return await self.died()
         finally:
             self._sock.close()
+
+
+async def _send(sock: socket.socket, frame: Frame) -> None:
+    """Write one frame to a non-blocking socket."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, head_of(frame))
+    if frame.body:
+        await loop.sock_sendall(sock, frame.body)
+
+
+async def _receive(sock: socket.socket) -> Frame:
+    """Read one frame from a non-blocking socket.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    loop = asyncio.get_running_loop()
+
+    async def exactly(size: int) -> bytearray:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            count = await loop.sock_recv_into(sock, view)
+            if not count:
+                raise EOFError
+            view = view[count:]
+        return data
+
+    head, body = LENGTHS.unpack(await exactly(LENGTHS.size))
+    return frame_of(await exactly(head), bytes(await exactly(body)) if body else b"")
