@@ -16,7 +16,7 @@ from app.engine.picture_maps import Pictured, picture_maps
 from app.engine.task import ExplainTask, Heatmap, ModelFile, PictureExplanation, Prediction, Predictions
 from app.errors import BadParameter, InputRefusedByModel, MalformedInput, MethodNotApplicable
 from app.methods import METHODS
-from app.model import ImageModel
+from app.model import ImageModel, TabularModel
 from app.options import Options, PictureOptions, checked
 
 Floats = NDArray[np.float32]
@@ -81,13 +81,17 @@ def predict_picture(task: ExplainTask, model: ImageModel) -> Predictions:
     return Predictions([list(_predictions(model, scores)[:SHOWN_CLASSES])], timings)
 
 
-def explainer_model(task: ExplainTask, model: ImageModel) -> ModelFile:
+def explainer_model(task: ExplainTask, model: ImageModel | TabularModel) -> ModelFile:
     """The model and its explanation as one ONNX file.
 
     Raises:
         MethodNotApplicable: no such file can be made.
     """
-    raise MethodNotApplicable(f"No explainer file can be made of model '{model.card.name}' for {task.method} yet.")
+    if not isinstance(model, ImageModel):
+        raise MethodNotApplicable(
+            "Explainer files hold heatmaps, and this model takes tables; use a model of pictures."
+        )
+    return ModelFile(model.explainer_file(str(task.options.get("method", "gradcam"))))
 
 
 def _unwrapped(task: ExplainTask) -> tuple[bytes, str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from app.autodiff import differentiate
 from app.cards import Layer, ModelCard
 from app.errors import LayerNotFound, MethodNotApplicable, UnsupportedOperator
 from app.model.biases import biases_of
+from app.model.explainer_file import explainer_file
 from app.model.graph import trim
 from app.model.inspection import PictureGraph
 from app.model.layers import Candidate, SpatialLayers
@@ -304,6 +305,20 @@ class ImageModel:
         feeds = {self._picture.source: self._laid_out(x), COTANGENT: one_hot([target], len(self._picture.classes))}
         gradient, *gradients = session.run({name: feeds[name] for name in session.inputs}, names)
         return BiasGradients(self._channels_first(gradient)[0], values, [found[0] for found in gradients])
+
+    def explainer_file(self, method: str) -> bytes:
+        """This model with the maps of `method` at its default layer, as one ONNX file.
+
+        Raises:
+            MethodNotApplicable: no such file can be made.
+        """
+        candidate = self._default.candidate if self._default is not None else None
+        try:
+            return explainer_file(self._picture, candidate, method, self._weights(), self.card)
+        except UnsupportedOperator as error:
+            raise MethodNotApplicable(
+                f"{error} So no explainer file can be made of model '{self.card.name}'."
+            ) from error
 
     def layer(self, name: str | None) -> Layer:
         """The facts of a layer, listed on the card or not."""
