@@ -5,6 +5,7 @@ A second thread listens to the socket, so that a cancel is heard while ONNX Runt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -26,11 +27,13 @@ from app.engine.frames import Frame, receive, send
 from app.engine.task import ExplainTask, ModelRef, WorkerLimits
 from app.errors import ExplainError, InputTooLarge, MethodNotApplicable
 from app.methods import METHODS
-from app.model import Cancellation, ImageModel, TabularModel, load
+from app.model import Cancellation, ImageModel, TabularModel, load, load_unoptimised
 
 log = logging.getLogger("onnxplain.worker")
 
 _PROGRESS_EVERY_S = 0.1
+_PROBE_BYTES = 2**30
+_PROBE_PER_FILE_BYTE = 8  # weights as read, as protobuf, in the session, and in a second session of another graph
 
 
 class Worker:
@@ -97,6 +100,9 @@ class Worker:
         if task.method == "forget":
             self._models.pop(task.model, None)
             return None
+        if self._limits.probe:
+            _bound_memory(task.model)
+            load_unoptimised(Path(task.model.path), self._cancellation)
         task = replace(task, body=body)
         model = self._model(task.model)
         if task.method == "warm":
@@ -134,6 +140,25 @@ class Worker:
         return model
 
 
+def _bound_memory(ref: ModelRef) -> None:
+    """Let a model that is not trusted yet take so much more memory as its size makes plausible, and no more."""
+    path = Path(ref.path)
+    file = path / "model.onnx" if path.is_dir() else path
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        return  # no Linux: the worker's own limit must do
+    now = int(status.read_text().split()[0]) * resource.getpagesize()
+    most = now + _PROBE_BYTES + _PROBE_PER_FILE_BYTE * file.stat().st_size
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _die_first() -> None:
+    """When memory runs out, the kernel shall end a worker, which is replaced, and not the web process."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
 def main() -> None:
     """Run a worker: the socket's file descriptor and the limits come as arguments."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -141,6 +166,7 @@ def main() -> None:
     if limits.memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _die_first()
     Worker(socket.socket(fileno=int(sys.argv[1])), limits).serve()
 
 

@@ -17,7 +17,7 @@ from app.model.image import ImageModel
 from app.model.image_loading import load_image
 from app.model.manifest import Identity, Manifest, read_manifest
 from app.model.scores import FLOATS
-from app.model.session import Cancellation
+from app.model.session import Cancellation, Session
 from app.model.tabular import TabularModel, load_tabular
 
 MODEL_FILE = "model.onnx"
@@ -59,6 +59,15 @@ def load(
     if kind_of(Graph(model), manifest) == "image":
         return load_image(model, manifest, identity, folder, lambda: read_model(file, digest)[0], cancellation, threads)
     return load_tabular(model, manifest, path if folder else path.parent, identity, cancellation, threads)
+
+
+def load_unoptimised(path: Path, cancellation: Cancellation) -> None:
+    """Try whether the runtime takes a model at all, before its optimiser, which computes parts of the graph, sees it.
+
+    Raises:
+        ModelNotFound, ModelRefused: as `load`.
+    """
+    Session(read_model(path / MODEL_FILE if path.is_dir() else path)[0], cancellation, optimise=False)
 
 
 def read_model(file: Path, sha256: str = "") -> tuple[ModelProto, str]:
