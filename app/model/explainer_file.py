@@ -14,7 +14,7 @@ from app.autodiff.emit import Emitter
 from app.autodiff.graph import Graph as ProbedGraph
 from app.cards import ModelCard
 from app.errors import MethodNotApplicable
-from app.model.graph import trim
+from app.model.graph import all_nodes, trim
 from app.model.inspection import PictureGraph
 from app.model.layers import Candidate, Layout
 
@@ -85,14 +85,16 @@ def explainer_file(
         raise MethodNotApplicable("This model has no layer with height and width; ask for method=saliency.")
     graph = picture.graph
     whole = graph.extract([graph.types[picture.source]], [graph.types[picture.score]], weights)
+    inner = _make_room(whole)
+    source, score, explained = (inner.get(name, name) for name in (picture.source, picture.score, explained))
     foreign = sorted({node.domain for node in whole.graph.node} - {"", "ai.onnx"})
     if foreign:
         raise MethodNotApplicable(
             f"The model has operators of {', '.join(foreign)}, which not every ONNX runtime has; export it with standard ones."
         )
-    model = differentiate(whole, picture.score, [explained], _COTANGENT).model
+    model = differentiate(whole, score, [explained], _COTANGENT).model
     op = Emitter(ProbedGraph(model))
-    _cotangent(op, picture)
+    _cotangent(op, score, len(picture.classes))
     asked, op.nodes = op.nodes, []
     gradient = f"gradient/{explained}"
     if method == "saliency":
@@ -105,12 +107,12 @@ def explainer_file(
         heatmap = _FORMULAS[method](op, maps, slopes)
         size = candidate.layout.grid
     op.nodes.append(helper.make_node("Identity", [heatmap], [HEATMAP], HEATMAP))
-    op.nodes.append(helper.make_node("Identity", [picture.score], [SCORES], SCORES))
+    op.nodes.append(helper.make_node("Identity", [score], [SCORES], SCORES))
     nodes = list(model.graph.node)
-    made = next(index for index, node in enumerate(nodes) if picture.score in node.output)
-    first = [helper.make_node("Identity", [PICTURE], [picture.source], PICTURE)] if picture.source != PICTURE else []
+    made = next(index for index, node in enumerate(nodes) if score in node.output)
+    first = helper.make_node("Identity", [PICTURE], [source], PICTURE)
     del model.graph.node[:]
-    model.graph.node.extend([*first, *nodes[: made + 1], *asked, *nodes[made + 1 :], *op.nodes])
+    model.graph.node.extend([first, *nodes[: made + 1], *asked, *nodes[made + 1 :], *op.nodes])
     model.graph.initializer.extend(op.constants.values())
     batch = "N" if picture.batched else 1
     _name_ends(model, picture, batch, size)
@@ -137,11 +139,25 @@ def _as_maps(op: Emitter, tensor: str, layout: Layout, channels: int) -> str:
     return tensor
 
 
-def _cotangent(op: Emitter, picture: PictureGraph) -> None:
+def _make_room(model: ModelProto) -> dict[str, str]:
+    """Rename, in place, tensors of the model that have one of the names that the file promises; old name to new."""
+    renamed = {name: f"model/{name}" for name in (PICTURE, TARGET, SCORES, HEATMAP)}
+    for node in all_nodes(model.graph):
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = renamed.get(name, name)
+    graph = model.graph
+    for part in (graph.input, graph.output, graph.value_info, graph.initializer):
+        for value in part:
+            value.name = renamed.get(value.name, value.name)
+    return renamed
+
+
+def _cotangent(op: Emitter, score: str, count: int) -> None:
     """Nodes that make the cotangent of class numbers; negative ones mean the top class."""
-    top = op.ArgMax(picture.score, axis=1, keepdims=0)
+    top = op.ArgMax(score, axis=1, keepdims=0)
     wanted = op.Where(op.Less(TARGET, 0), top, TARGET)
-    depth, values = op.name_of([len(picture.classes)]), op.name_of(np.array([0, 1], np.float32))
+    depth, values = op.name_of([count]), op.name_of(np.array([0, 1], np.float32))
     op.nodes.append(helper.make_node("OneHot", [wanted, depth, values], [_COTANGENT], _COTANGENT))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,12 @@ PICTURE_METHODS = [method.name for method in METHODS.values() if method.kind == 
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageModel]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> ImageModel:
     file = tmp_path_factory.mktemp("peer") / "model.onnx"
     file.write_bytes(VECTORS["model"].tobytes())
     loaded = load(file, name="peer", cancellation=Cancellation())
     assert isinstance(loaded, ImageModel)
-    yield loaded
+    return loaded
 
 
 def maps(model: ImageModel, method: str, targets: list[int] | None = None, **given: object) -> Pictured:
@@ -48,7 +47,9 @@ def test_activations_and_gradient_are_those_of_torch(model: ImageModel) -> None:
     assert np.abs(found.gradient[0] - VECTORS["G"]).max() < 1e-6
 
 
-@pytest.mark.parametrize("method", [name for name in PICTURE_METHODS if f"cam/{name}" in VECTORS and "eigen" not in name])
+@pytest.mark.parametrize(
+    "method", [name for name in PICTURE_METHODS if f"cam/{name}" in VECTORS and "eigen" not in name]
+)
 def test_maps_agree_with_pytorch_grad_cam(model: ImageModel, method: str) -> None:
     """The same network, picture and class, from the file to the map."""
     given = {"layer": relu2(model)} if issubclass(METHODS[method].options, LayerOptions) else {}

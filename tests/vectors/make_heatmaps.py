@@ -9,6 +9,7 @@ What is in it: `model` the network as ONNX bytes, `x` the picture, `target`, `A`
 `A2`, `G2`, `cam2/METHOD` for arrays with more places than channels.
 """
 
+import contextlib
 import io
 import pathlib
 import warnings
@@ -19,10 +20,8 @@ import torch
 warnings.filterwarnings("ignore")
 _library = torch.library.Library("torchvision", "DEF")
 for _name in ("nms", "qnms"):  # what torchvision looks up when it is imported beside a CPU build of another source
-    try:
+    with contextlib.suppress(RuntimeError):
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except RuntimeError:
-        pass
 
 import pytorch_grad_cam as peer  # noqa: E402
 from captum.attr import InputXGradient, IntegratedGradients, Occlusion, Saliency  # noqa: E402
@@ -74,7 +73,9 @@ class Last(torch.nn.Module):
         return (self.layer(x) * self.gradient).sum((1, 2, 3))[:, None]
 
 
-def raw_map(method: type, model: torch.nn.Module, layer: torch.nn.Module, x: torch.Tensor, target: int, *, eigen: bool) -> np.ndarray:
+def raw_map(
+    method: type, model: torch.nn.Module, layer: torch.nn.Module, x: torch.Tensor, target: int, *, eigen: bool
+) -> np.ndarray:
     """What the method computes before ReLU, scaling and resizing."""
     cam = method(model, [layer])
     kept, compute = [], cam.get_cam_image
@@ -105,10 +106,23 @@ def main() -> None:
     x = torch.from_numpy(random.standard_normal((1, 3, 28, 36)).astype(np.float32))
     target = int(model(x)[0].argmax())
     stream = io.BytesIO()
-    torch.onnx.export(model, (x,), stream, input_names=["input"], output_names=["logits"], dynamo=False, opset_version=17,
-                      do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE,
-                      dynamic_axes={"input": {0: "N"}, "logits": {0: "N"}})
-    data: dict[str, np.ndarray] = {"model": np.frombuffer(stream.getvalue(), np.uint8), "x": x.numpy(), "target": np.array(target)}
+    torch.onnx.export(
+        model,
+        (x,),
+        stream,
+        input_names=["input"],
+        output_names=["logits"],
+        dynamo=False,
+        opset_version=17,
+        do_constant_folding=False,
+        training=torch.onnx.TrainingMode.PRESERVE,
+        dynamic_axes={"input": {0: "N"}, "logits": {0: "N"}},
+    )
+    data: dict[str, np.ndarray] = {
+        "model": np.frombuffer(stream.getvalue(), np.uint8),
+        "x": x.numpy(),
+        "target": np.array(target),
+    }
     kept = {}
     model.relu2.register_forward_hook(lambda _m, _i, y: kept.update(a=y))
     score = model(x)[0, target]

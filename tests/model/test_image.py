@@ -1,0 +1,388 @@
+"""Picture models: loaded from graphs as exporters write them, with gradients held against closed forms and differences."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from graphs import model as graph
+from graphs import node, tiny_cnn
+from onnx import TensorProto, helper, numpy_helper
+
+from app.errors import Cancelled, LayerNotFound, MethodNotApplicable, ModelNotFound, ModelRefused, ModelUnavailable
+from app.explainers import cam
+from app.model import Cancellation, ImageModel, load
+from app.model.explainer_file import METHODS
+
+RANDOM = np.random.default_rng(7)
+X = RANDOM.standard_normal((1, 3, 12, 12)).astype(np.float32)
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Callable[..., ImageModel]:
+    """Writes a graph, with a manifest if there is one, and loads it."""
+
+    def make(proto: onnx.ModelProto, manifest: str = "", cancellation: Cancellation | None = None) -> ImageModel:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(proto.SerializeToString())
+        if manifest:
+            (folder / "model.toml").write_text(manifest)
+        found = load(folder, name="tiny", cancellation=cancellation or Cancellation())
+        assert isinstance(found, ImageModel)
+        return found
+
+    return make
+
+
+def scores_of(proto: onnx.ModelProto, x: np.ndarray, output: str) -> np.ndarray:
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run([output], {session.get_inputs()[0].name: x})[0]
+
+
+def behind(proto: onnx.ModelProto, *nodes: onnx.NodeProto, output: str, shape: list[int | str]) -> onnx.ModelProto:
+    """The model with more nodes behind its scores, and another output."""
+    proto.graph.node.extend(nodes)
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, shape))
+    return proto
+
+
+def test_a_bare_file_tells_everything(loaded: Callable[..., ImageModel]) -> None:
+    """Input, size, classes, score, default layer with its reason, and where gradients come from."""
+    card = loaded(tiny_cnn()).card
+    assert (card.kind, card.task, card.score_output) == ("image", "classification", "scores")
+    assert card.image is not None
+    assert (card.image.size, card.image.mode, card.image.layout) == ((12, 12), "RGB", "NCHW")
+    assert card.classes == ("0", "1", "2", "3", "4")
+    assert card.default_layer is not None
+    assert (card.default_layer.name, card.default_layer.shape) == ("features", (8, 6, 6))
+    assert "6 x 6" in card.default_layer.reason
+    assert [layer.name for layer in card.layers] == ["c1", "r1", "sum", "features"]
+    assert card.gradient.source == "exact"
+    assert card.forward_ms > 0
+
+
+def test_the_gradient_of_a_mean_and_a_linear_layer_is_its_weight_over_the_places(
+    loaded: Callable[..., ImageModel],
+) -> None:
+    """G_c = W_tc / (u v), exactly, for several classes in one run."""
+    proto = tiny_cnn()
+    weight = next(numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == "w4")
+    found = loaded(proto).layer_gradient(X, None, [3, 0])
+    assert found.gradient.shape == (2, 8, 6, 6)
+    for row, target in enumerate([3, 0]):
+        assert np.allclose(found.gradient[row], (weight[target] / 36)[:, None, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("layer", ["c1", "r1", "c2", "features"])
+def test_a_layers_gradient_predicts_what_a_small_step_does(loaded: Callable[..., ImageModel], layer: str) -> None:
+    """At cuts of the graph, and inside a branch where a skip connection passes by."""
+    model = loaded(tiny_cnn())
+    run = model.at_layer(X, layer)
+    step = RANDOM.standard_normal(run.activations.shape).astype(np.float32) * np.float32(1e-3)
+    ahead, back = run.tail(np.stack([run.activations + step, run.activations - step]))
+    slope = (run.gradient([2])[0] * step).sum()
+    assert (ahead[2] - back[2]) / 2 == pytest.approx(slope, rel=2e-2, abs=1e-5)
+    assert np.allclose(run.tail(run.activations[None])[0], run.scores, atol=1e-6)
+
+
+def test_the_input_gradient_predicts_what_a_small_step_does(loaded: Callable[..., ImageModel]) -> None:
+    """Two pictures in one run, each with its own class."""
+    model = loaded(tiny_cnn())
+    x = RANDOM.standard_normal((2, 3, 12, 12)).astype(np.float32)
+    found = model.input_gradient(x, [1, 4])
+    step = RANDOM.standard_normal(x.shape).astype(np.float32) * np.float32(1e-3)
+    rise = (model.predict(x + step) - model.predict(x - step)) / 2
+    slopes = (found.gradient * step).sum(axis=(1, 2, 3))
+    assert np.allclose([rise[0, 1], rise[1, 4]], slopes, rtol=2e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("end", ["Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Exp/Sum"])
+def test_the_score_is_the_tensor_before_the_end(loaded: Callable[..., ImageModel], end: str) -> None:
+    """Softmax and its like are looked behind, whatever casts and squeezes follow."""
+    if end == "ArgMax":
+        nodes = [node("ArgMax", ["scores"], ["top"], axis=1, keepdims=0), node("Cast", ["top"], ["y"], to=1)]
+        proto = behind(tiny_cnn(), *nodes, output="y", shape=["N"])
+    elif end == "Exp/Sum":
+        nodes = [
+            node("ReduceMax", ["scores", "one"], ["max"]),
+            node("Sub", ["scores", "max"], ["less"]),
+            node("Exp", ["less"], ["e"]),
+            node("ReduceSum", ["e", "one"], ["total"]),
+            node("Div", ["e", "total"], ["y"]),
+        ]
+        proto = behind(tiny_cnn(), *nodes, output="y", shape=["N", 5])
+        proto.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
+    else:
+        proto = behind(
+            tiny_cnn(), node(end, ["scores"], ["p"]), node("Identity", ["p"], ["y"]), output="y", shape=["N", 5]
+        )
+    model = loaded(proto)
+    assert model.card.score_output == "scores"
+    assert np.allclose(model.predict(X), scores_of(tiny_cnn(), X, "scores"), atol=1e-6)
+    probabilities = model.probabilities(model.predict(X))
+    assert probabilities is not None
+    if end in {"Softmax", "Sigmoid", "Exp/Sum"}:
+        assert np.allclose(probabilities, scores_of(proto, X, "y"), atol=1e-6)
+
+
+def test_the_manifest_may_name_any_tensor_as_score(loaded: Callable[..., ImageModel]) -> None:
+    """Here the probabilities themselves."""
+    proto = behind(tiny_cnn(), node("Softmax", ["scores"], ["y"]), output="y", shape=["N", 5])
+    model = loaded(proto, 'score_output = "y"')
+    assert np.allclose(model.predict(X), scores_of(proto, X, "y"), atol=1e-6)
+
+
+def nhwc() -> onnx.ModelProto:
+    """The tiny network behind a transpose, as TensorFlow's exporter writes it."""
+    proto = tiny_cnn()
+    proto.graph.node.insert(0, node("Transpose", ["pixels"], ["x"], perm=[0, 3, 1, 2]))
+    del proto.graph.input[:]
+    proto.graph.input.append(helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 12, 12, 3]))
+    return proto
+
+
+def test_channels_last_gives_the_same_as_channels_first(loaded: Callable[..., ImageModel]) -> None:
+    """Scores, layer gradient and input gradient, all in [n, c, h, w] for the caller."""
+    plain, last = loaded(tiny_cnn()), loaded(nhwc())
+    assert last.card.image is not None
+    assert last.card.image.layout == "NHWC"
+    assert np.allclose(last.predict(X), plain.predict(X), atol=1e-6)
+    assert np.allclose(last.layer_gradient(X, None, [1]).gradient, plain.layer_gradient(X, None, [1]).gradient)
+    assert np.allclose(last.input_gradient(X, [1]).gradient, plain.input_gradient(X, [1]).gradient, atol=1e-6)
+
+
+def test_a_batch_fixed_to_one_by_the_exporter_is_opened(loaded: Callable[..., ImageModel]) -> None:
+    """Several pictures and several classes then run at once, with the same numbers."""
+    fixed, free = loaded(tiny_cnn(batch=1)), loaded(tiny_cnn())
+    assert fixed.batched
+    x = RANDOM.standard_normal((3, 3, 12, 12)).astype(np.float32)
+    assert np.allclose(fixed.predict(x), free.predict(x), atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_opened_is_run_one_by_one(loaded: Callable[..., ImageModel]) -> None:
+    """A reshape with a written-out 1 holds for one picture only."""
+    proto = tiny_cnn(batch=1)
+    nodes = [n for n in proto.graph.node if n.op_type != "Flatten"]
+    nodes.insert(-1, node("Reshape", ["means", "one_row"], ["flat"]))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 8], np.int64), "one_row"))
+    model = loaded(proto)
+    assert not model.batched
+    free = ort.InferenceSession(tiny_cnn().SerializeToString(), providers=["CPUExecutionProvider"])
+    x = RANDOM.standard_normal((3, 3, 12, 12)).astype(np.float32)
+    assert np.allclose(model.predict(x), free.run(None, {"x": x})[0], atol=1e-6)
+    assert model.layer_gradient(x[:1], None, [1, 2]).gradient.shape == (2, 8, 6, 6)
+    assert model.input_gradient(x, [0, 1, 2]).gradient.shape == x.shape
+
+
+def test_pictures_that_mix_in_a_batch_are_run_one_by_one(loaded: Callable[..., ImageModel]) -> None:
+    """A mean over the batch gives each picture something of the others; alone it gets the right scores."""
+    proto = tiny_cnn()
+    nodes = list(proto.graph.node)
+    nodes[-1].output[0] = "own"
+    nodes += [node("ReduceMean", ["own", "zero"], ["mean"]), node("Add", ["own", "mean"], ["scores"])]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "zero"))
+    model = loaded(proto)
+    assert not model.batched
+    x = RANDOM.standard_normal((2, 3, 12, 12)).astype(np.float32)
+    assert np.allclose(model.predict(x)[1], scores_of(proto, x[1:], "scores")[0], atol=1e-6)
+
+
+def test_missing_rules_lead_to_finite_differences_of_the_same_map(loaded: Callable[..., ImageModel]) -> None:
+    """Without a rule behind the layer, Grad-CAM's channel means come from two runs a channel, and the card says so."""
+    proto = tiny_cnn(batch=1)
+    nodes = list(proto.graph.node)
+    at = [n.op_type for n in nodes].index("GlobalAveragePool")
+    nodes[at].input[0] = "sampled"
+    nodes.insert(at, node("GridSample", ["features", "grid"], ["sampled"], align_corners=1))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    rows, columns = np.meshgrid(np.linspace(-1, 1, 6), np.linspace(-1, 1, 6), indexing="ij")
+    grid = np.stack([columns, rows], axis=-1)[None].astype(np.float32)  # every place samples itself
+    proto.graph.initializer.append(numpy_helper.from_array(grid, "grid"))
+    assert (
+        loaded(proto).card.gradient.source == "exact"
+    )  # at what the operator makes, there is nothing to differentiate
+    model = loaded(proto, '[gradcam]\nlayer = "features"')
+    assert model.card.gradient.source == "finite-difference"
+    assert any("GridSample" in rule for rule in model.card.gradient.missing_rules)
+    assert "gradcam" in model.card.explainers
+    assert "hirescam" not in model.card.explainers
+    found = model.layer_gradient(X, "features", [2])
+    exact = loaded(tiny_cnn()).layer_gradient(X, "features", [2])
+    assert found.source == "finite-difference"
+    maps = [cam.grad_cam(f.activations, f.gradient[0]) for f in (found, exact)]
+    assert np.allclose(maps[0], maps[1], atol=1e-3 * float(maps[1].max()))
+    with pytest.raises(MethodNotApplicable, match="GridSample"):
+        model.input_gradient(X, [0])
+
+
+def patches(prefix: int) -> onnx.ModelProto:
+    """A transformer in small: patches as tokens behind `prefix` others, mixed once, and a score from the first token."""
+    rng = np.random.default_rng(1)
+    c, tokens = 6, prefix + 12
+    constants = {
+        "w": rng.standard_normal((c, 3, 4, 4)).astype(np.float32),
+        "rows": np.array([0, c, -1], np.int64),
+        "class": rng.standard_normal((1, prefix, c)).astype(np.float32),
+        "mix": rng.standard_normal((tokens, tokens)).astype(np.float32) / tokens,
+        "head": rng.standard_normal((c, 3)).astype(np.float32),
+        "first": np.array(0, np.int64),
+        "zero": np.array([0], np.int64),
+        "batch": np.array([1, 1], np.int64),
+    }
+    nodes = [
+        node("Conv", ["x", "w"], ["patched"], strides=[4, 4]),
+        node("Reshape", ["patched", "rows"], ["flat"]),
+        node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
+        node("Shape", ["x"], ["n"], start=0, end=1),
+        node("Concat", ["n", "batch"], ["repeats"], axis=0),
+        node("Expand", ["class", "repeats"], ["prefix"]),
+        node("Concat", ["prefix", "tokens"], ["stream"], axis=1),
+        node("MatMul", ["mix", "stream"], ["attended"]),
+        node("Add", ["stream", "attended"], ["mixed"]),
+        node("Tanh", ["mixed"], ["normed"]),
+        node("Gather", ["normed", "first"], ["chosen"], axis=1),
+        node("MatMul", ["chosen", "head"], ["scores"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 16])
+    return graph(nodes, [x], [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])], constants)
+
+
+@pytest.mark.parametrize("prefix", [1, 2, 5])
+def test_patches_behind_a_class_token_are_found_without_help(loaded: Callable[..., ImageModel], prefix: int) -> None:
+    """The grid comes from the graph; what lies behind the last mixing shows only the class token and is passed over."""
+    model = loaded(patches(prefix))
+    layer = model.card.default_layer
+    assert layer is not None
+    assert (layer.name, layer.shape) == ("stream", (6, 3, 4))
+    run = model.at_layer(X_WIDE)
+    exact = run.gradient([1])[0]
+    step = RANDOM.standard_normal(run.activations.shape).astype(np.float32) * np.float32(1e-2)
+    ahead, back = run.tail(np.stack([run.activations + step, run.activations - step]))
+    assert (ahead[1] - back[1]) / 2 == pytest.approx((exact * step).sum(), rel=1e-2, abs=1e-5)
+    assert model.at_layer(X_WIDE, "patched").activations.shape == (6, 3, 4)
+
+
+X_WIDE = RANDOM.standard_normal((1, 3, 12, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_explainer_file_gives_the_services_own_answer_without_our_code(
+    loaded: Callable[..., ImageModel], method: str
+) -> None:
+    """Checked by ONNX, run in a bare session, for two pictures and classes at once; a negative class is the top one."""
+    from app.engine.picture_maps import picture_maps
+    from app.methods import METHODS as ALL
+
+    model = loaded(patches(1))
+    content = model.explainer_file(method)
+    onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == ["picture", "target"]
+    assert [value.name for value in session.get_outputs()] == ["scores", "heatmap"]
+    other = RANDOM.standard_normal(X_WIDE.shape).astype(np.float32)
+    top = int(model.predict(other)[0].argmax())
+    pictures = np.concatenate([X_WIDE, other])
+    scores, heatmaps = session.run(None, {"picture": pictures, "target": np.array([2, -1])})
+    assert np.allclose(scores, model.predict(pictures), atol=1e-6)
+    options = ALL[method].options()
+    for x, target, heatmap in ((X_WIDE, 2, heatmaps[0]), (other, top, heatmaps[1])):
+        own = picture_maps(method, model, x, lambda _, t=target: [t], options, None, lambda _: None).maps[0]
+        assert np.allclose(heatmap, own, rtol=1e-5, atol=1e-7)
+
+
+def test_labels_come_from_manifest_or_metadata(loaded: Callable[..., ImageModel]) -> None:
+    """As lists, as the mapping that ultralytics writes, or as the manifest says; a wrong count refuses the manifest's."""
+    proto = tiny_cnn()
+    helper.set_model_props(proto, {"names": "{0: 'a', 1: 'b', 2: 'c', 3: 'd', 4: 'e'}"})
+    assert loaded(proto).card.classes == tuple("abcde")
+    assert loaded(proto, 'classes = ["v", "w", "x", "y", "z"]').card.classes == tuple("vwxyz")
+    with pytest.raises(ModelRefused, match="2 classes, but the model gives 5"):
+        loaded(proto, 'classes = ["v", "w"]')
+
+
+@pytest.mark.parametrize(
+    ("manifest", "sentence"),
+    [
+        ('kinds = "image"', "unknown key `kinds`"),
+        ("[image]\nsize = 12", "height and width"),
+        ("[image]\nsize = [13, 12]", "the graph takes pictures of"),
+        ('[image]\nmode = "L"', "does not fit the 3 channels"),
+        ("[image]\nstd = [0.0, 1.0, 1.0]", "above zero"),
+        ("[image]\nmean = [0.0, 1.0]", "one number a channel"),
+        ('score_output = "nowhere"', "which no node makes"),
+        ('[gradcam]\nlayer = "flat"', "no tensor with height and width"),
+        ('classes_file = "../../etc/passwd"', "inside the model's folder"),
+        ("= 1", "not TOML"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_with_its_reason(
+    loaded: Callable[..., ImageModel], manifest: str, sentence: str
+) -> None:
+    """Nothing is guessed around a mistake."""
+    with pytest.raises(ModelRefused, match=sentence):
+        loaded(tiny_cnn(), manifest)
+
+
+def test_an_unknown_layer_is_named_with_ones_that_exist(loaded: Callable[..., ImageModel]) -> None:
+    """So is one without height and width."""
+    model = loaded(tiny_cnn())
+    for name in ("nowhere", "flat", "scores", "x"):
+        with pytest.raises(LayerNotFound, match="features"):
+            model.at_layer(X, name)
+
+
+def test_files_that_are_no_safe_model_are_refused(tmp_path: Path) -> None:
+    """Other bytes, weights in other files, operators of foreign libraries, a missing and a changed file."""
+    file = tmp_path / "model.onnx"
+
+    def attempt(content: bytes, sha256: str = "") -> None:
+        file.write_bytes(content)
+        load(file, name="x", sha256=sha256, cancellation=Cancellation())
+
+    with pytest.raises(ModelRefused, match="not an ONNX model"):
+        attempt(b"PK\x03\x04 not a model")
+    with pytest.raises(ModelRefused, match="not an ONNX model"):
+        attempt(b"")
+    external = tiny_cnn()
+    external.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    external.graph.initializer[0].external_data.add(key="location", value="../../etc/passwd")
+    with pytest.raises(ModelRefused, match="other files"):
+        attempt(external.SerializeToString())
+    foreign = tiny_cnn()
+    foreign.graph.node[1].domain = "evil"
+    with pytest.raises(ModelRefused, match=r"evil\.Relu"):
+        attempt(foreign.SerializeToString())
+    with pytest.raises(ModelUnavailable, match="changed"):
+        attempt(tiny_cnn().SerializeToString(), sha256="0" * 64)
+    with pytest.raises(ModelNotFound):
+        load(tmp_path / "nowhere.onnx", name="x", cancellation=Cancellation())
+
+
+def test_a_cancelled_model_stops_and_serves_again_after_a_reset(loaded: Callable[..., ImageModel]) -> None:
+    """Cancel comes from another thread; work in a loop hears it between runs."""
+    cancellation = Cancellation()
+    model = loaded(tiny_cnn(), cancellation=cancellation)
+    threading.Timer(0.05, cancellation.cancel).start()
+
+    def until_stopped() -> None:
+        for _ in range(1_000_000):
+            model.predict(X)
+
+    with pytest.raises(Cancelled):
+        until_stopped()
+    with pytest.raises(Cancelled):
+        model.predict(X)
+    cancellation.reset()
+    assert model.predict(X).shape == (1, 5)
