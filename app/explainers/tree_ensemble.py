@@ -1,0 +1,162 @@
+"""A tree ensemble as arrays, with ONNX's semantics: which way a value goes at a node, and what becomes of the leaves' sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Post = Literal["NONE", "LOGISTIC", "SOFTMAX"]
+Codes = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One tree; node 0 is the root, and a leaf is its own child.
+
+    Attributes:
+        feature: intp[v], the column that a node tests.
+        threshold: float32[v]; a value goes left if it is not greater.
+        left, right: intp[v], children.
+        is_leaf: bool[v].
+        missing_left: bool[v], where a missing value goes.
+        weights: output plane -> float32[v], what a leaf adds to it.
+    """
+
+    feature: NDArray[np.intp]
+    threshold: NDArray[np.float32]
+    left: NDArray[np.intp]
+    right: NDArray[np.intp]
+    is_leaf: NDArray[np.bool_]
+    missing_left: NDArray[np.bool_]
+    weights: dict[int, NDArray[np.float32]]
+
+    @cached_property
+    def mean_depth(self) -> float:
+        """Mean depth of the leaves, weighted as if every node split its rows in halves."""
+        depth = np.zeros(len(self.feature))
+        level = np.array([0])
+        while len(level):
+            inner = level[~self.is_leaf[level]]
+            level = np.concatenate((self.left[inner], self.right[inner]))
+            depth[level] = np.tile(depth[inner] + 1, 2)
+        leaves = depth[self.is_leaf]
+        return float(np.average(leaves, weights=2.0**-leaves))
+
+
+@dataclass(frozen=True)
+class TreeEnsemble:
+    """Trees whose leaves add up.
+
+    Attributes:
+        trees: in the order in which the runtime adds them.
+        n_planes: how many sums there are: classes that leaves vote for, or regression targets.
+        base: float32[n_planes], added after the sum.
+        average: whether the sum is divided by the number of trees.
+        n_classes: of a classifier, 0 for a regression.
+        post: what makes scores of sums.
+        all_positive: whether no leaf of a classifier weighs below 0; its sums are then probabilities.
+        n_features: columns of the input.
+    """
+
+    trees: tuple[Tree, ...]
+    n_planes: int
+    base: NDArray[np.float32] | None
+    average: bool
+    n_classes: int
+    post: Post
+    all_positive: bool
+    n_features: int
+
+    @cached_property
+    def thresholds(self) -> list[NDArray[np.float32]]:
+        """For each column the distinct thresholds, ascending: values between two of them are all alike to the trees."""
+        feature = np.concatenate([tree.feature[~tree.is_leaf] for tree in self.trees])
+        threshold = np.concatenate([tree.threshold[~tree.is_leaf] for tree in self.trees])
+        order = np.lexsort((threshold, feature))
+        feature, threshold = feature[order], threshold[order]
+        ends = np.searchsorted(feature, np.arange(self.n_features + 1))
+        return [np.unique(threshold[a:b]) for a, b in pairwise(ends)]
+
+    @cached_property
+    def missing_left(self) -> list[bool | None]:
+        """For each column whether a missing value goes left at every node, right at every node (False), or neither (None)."""
+        seen: list[set[bool]] = [set() for _ in range(self.n_features)]
+        for tree in self.trees:
+            inner = ~tree.is_leaf
+            for feature, left in set(zip(tree.feature[inner].tolist(), tree.missing_left[inner].tolist(), strict=True)):
+                seen[feature].add(left)
+        return [None if len(ways) == 2 else ways == {True} for ways in seen]
+
+    def codes(self, columns: NDArray[np.float32]) -> Codes | None:
+        """What the trees can tell of each value: how many thresholds of its column lie below it.
+
+        Args:
+            columns: float32[n, n_features].
+
+        Returns:
+            uint8 or uint16[n_features, n]; None where a column's missing values have no one place in that order.
+        """
+        most = max(len(thresholds) for thresholds in self.thresholds)
+        if most > np.iinfo(np.uint16).max - 1:
+            return None
+        codes = np.empty((self.n_features, len(columns)), np.uint8 if most < np.iinfo(np.uint8).max else np.uint16)
+        for j, thresholds in enumerate(self.thresholds):
+            column = np.ascontiguousarray(columns[:, j])
+            codes[j] = np.searchsorted(thresholds, column, side="left")
+            missing = np.isnan(column)
+            if missing.any():
+                left = self.missing_left[j]
+                if left is None:
+                    return None
+                codes[j, missing] = 0 if left else len(thresholds)
+        return codes
+
+    def finish(self, sums: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp] | None]:
+        """Scores and predicted classes from the sums over all trees, as ONNX Runtime computes them in float32.
+
+        Args:
+            sums: float32[m, n_planes].
+
+        Returns:
+            float32[m, k] and intp[m] (None for a regression).
+        """
+        if self.average:
+            sums = sums / np.float32(len(self.trees))
+        if self.base is not None:
+            sums = sums + self.base
+        if not self.n_classes:
+            return sums, None
+        if self.n_classes == 2 and self.n_planes == 1:
+            return self._finish_binary(sums[:, 0])
+        return self._transform(sums), np.argmax(sums, axis=1)
+
+    def _finish_binary(self, sums: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Two classes, of which the leaves know one."""
+        if self.all_positive:
+            return np.stack((1 - sums, sums), axis=1), (sums > 0.5).astype(np.intp)
+        return self._transform(np.stack((-sums, sums), axis=1)), (sums > 0).astype(np.intp)
+
+    def _transform(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.post == "LOGISTIC":
+            # The runtime's expf is correctly rounded, as good as always; so is float64's, rounded once more.
+            value = 1 / (1 + np.exp(-np.abs(sums).astype(np.float64)).astype(np.float32))
+            return np.where(sums < 0, 1 - value, value)
+        if self.post == "SOFTMAX":
+            powers = np.exp((sums - sums.max(axis=1, keepdims=True)).astype(np.float64)).astype(np.float32)
+            total = powers[:, 0].copy()
+            for column in powers.T[1:]:
+                total += column
+            scores: NDArray[np.float32] = powers / total[:, None]
+            return scores
+        return sums
+
+
+def mean_depth(trees: Sequence[Tree]) -> float:
+    """Mean over the trees of the mean depth of their leaves."""
+    return float(np.mean([tree.mean_depth for tree in trees]))
