@@ -6,7 +6,7 @@ knows pydantic; explainers get plain values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,11 +34,37 @@ def checked(model: type[Chosen], given: Mapping[str, Any]) -> Chosen:
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        finding = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(step) for step in finding["loc"])[:100] or "the body"
-        raise BadParameter(
-            f"{place}: {finding['msg'][:200]}. GET /docs shows the parameters and their ranges."
-        ) from None
+        raise BadParameter(sentence(error.errors(include_url=False, include_input=False))) from None
+
+
+def from_texts(model: type[Options], texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The options that stand in texts, as forms and shells hold them: a list where the option is one, else the last.
+
+    Raises:
+        BadParameter: a name is unknown, or a value out of range.
+    """
+    given: dict[str, Any] = {}
+    for name, values in texts.items():
+        field = model.model_fields.get(name)
+        plural = field is not None and "tuple" in str(field.annotation)
+        given[name] = list(values) if plural else values[-1]
+    return checked(model, given).model_dump(exclude_unset=True, mode="json")
+
+
+def sentence(details: Sequence[Any]) -> str:
+    """The first three findings of pydantic as sentences, without the input itself, which may be large or hostile."""
+    parts = []
+    for detail in details[:3]:
+        steps = (str(step) for step in detail["loc"] if step not in ("query", "body", "path"))
+        place = ".".join(steps)[:100] or "the body"
+        match detail["type"]:
+            case "extra_forbidden":
+                parts.append(f"{place} is not a parameter of this method.")
+            case "missing":
+                parts.append(f"{place} is missing.")
+            case _:
+                parts.append(f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:200]}.")
+    return " ".join(parts) + " GET /docs shows the parameters and their ranges."
 
 
 class PictureOptions(Options):

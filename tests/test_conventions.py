@@ -85,8 +85,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "onnx": ("app.model", "app.autodiff"),
     "PIL": ("app.images", "app.client"),
     "httpx": ("app.client",),
-    "typer": ("app.cli",),
-    "rich": ("app.cli",),
+    "click": ("app.cli",),
     "pandas": ("app.client",),
 }
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from app import errors
 from app.api.examples import DETAILS
 from app.api.observe import note
 from app.api.schemas import Problem
+from app.options import sentence
 
 log = logging.getLogger("onnxplain.api")
 
@@ -163,26 +162,4 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
     return problem(request, 500, base.code, base.title, "Something failed inside the service. It has been logged.")
 
 
-def sentence(details: Sequence[Any]) -> str:
-    """The first three findings of pydantic as sentences, without the input itself, which may be large or hostile."""
-    parts = []
-    for detail in details[:3]:
-        place = (
-            ".".join(str(step) for step in detail["loc"] if step not in ("query", "body", "path"))[:100] or "the body"
-        )
-        match detail["type"]:
-            case "extra_forbidden":
-                parts.append(f"{place} is not a parameter of this method.")
-            case "missing":
-                parts.append(f"{place} is missing.")
-            case _:
-                parts.append(f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:200]}.")
-    return " ".join(parts) + " GET /docs shows the parameters and their ranges."
-
-
-def as_bad_parameter(error: ValidationError) -> errors.BadParameter:
-    """What pydantic found in options, as a domain error."""
-    return errors.BadParameter(sentence(cast("Sequence[Any]", error.errors(include_url=False, include_input=False))))
-
-
-__all__ = ["MEDIA_TYPE", "STATUS", "Problem", "as_bad_parameter", "documented", "install", "problem", "sentence"]
+__all__ = ["MEDIA_TYPE", "STATUS", "Problem", "documented", "install", "problem"]

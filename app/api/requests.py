@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 
-from app.api.problems import as_bad_parameter
 from app.cards import Kind
 from app.errors import BadParameter, MalformedInput, NotAcceptable, UnsupportedMediaType
-from app.options import Options
+from app.options import Options, from_texts
 from app.settings import Settings
 
 JSON = "application/json"
@@ -101,7 +98,7 @@ async def read_body(
     kind_sent = media_type(request.headers.get("content-type", ""))
     if kind_sent == MULTIPART:
         body, kind_sent, fields = await _read_form(request, FILE_FIELD[kind], kind)
-        options |= _checked(model, fields)
+        options |= from_texts(model, fields)
         return body, kind_sent, options
     body = await request.body()
     if not body:
@@ -135,19 +132,6 @@ async def _read_form(request: Request, field: str, kind: Kind) -> tuple[bytes, s
             if name != field:
                 fields[name] = [value for value in form.getlist(name) if isinstance(value, str)]
     return body, sent, fields
-
-
-def _checked(model: type[Options], fields: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Form fields are texts: one is a value, and stands as a list only where the option is one."""
-    given: dict[str, Any] = {}
-    for name, values in fields.items():
-        field = model.model_fields.get(name)
-        plural = field is not None and "tuple" in str(field.annotation)
-        given[name] = values if plural or len(values) != 1 else values[0]
-    try:
-        return model.model_validate(given).model_dump(exclude_unset=True, mode="json")
-    except ValidationError as error:
-        raise as_bad_parameter(error) from None
 
 
 def _missing_picture() -> str:

@@ -1,29 +1,24 @@
-"""The command `onnxplain`: serve models, look at a model file, explain without a server."""
+"""The command `onnxplain`: serve models, look at a model file, explain without a server.
+
+Click comes with uvicorn anyway. Typer and rich would add six wheels and 15 MB to every installation for a few lines of colour.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-import typer
+import click
 from pydantic import ValidationError
 
 from app import __version__
 from app.errors import ExplainError
 from app.settings import Settings
 
-command = typer.Typer(
-    name="onnxplain",
-    help="Explanations for ONNX models: permutation importance for tables, Grad-CAM and its family for pictures.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-Models = Annotated[
-    Path | None, typer.Option("--models", metavar="DIR", help="Folder with one sub-folder a model. [ONNXPLAIN_MODELS]")
-]
+_EXISTING = click.Path(exists=True, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def main() -> None:
@@ -34,24 +29,29 @@ def main() -> None:
         _fail(str(error), 1)
 
 
-@command.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
-    if version:
-        print(f"onnxplain {__version__}")
-        raise typer.Exit
+def models_option(function: Callable[..., None]) -> Callable[..., None]:
+    """`--models DIR`."""
+    return click.option(
+        "--models", type=_FOLDER, metavar="DIR", help="Folder with one sub-folder a model. [ONNXPLAIN_MODELS]"
+    )(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="onnxplain %(version)s")
+def command() -> None:
+    """Explanations for ONNX models: permutation importance for tables, Grad-CAM and its family for pictures."""
 
 
 @command.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [ONNXPLAIN_HOST]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [ONNXPLAIN_PORT]")] = None,
-    models: Models = None,
-) -> None:
+@click.option("--host", help="Address to listen on. [ONNXPLAIN_HOST]")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one. [ONNXPLAIN_PORT]")
+@models_option
+def serve(**given: Any) -> None:
     """Start the service. Every setting is an environment variable ONNXPLAIN_*; openapi.md lists them."""
     from app.server import serve as run
 
-    settings = _settings(host=host, port=port, models=models)
-    print(_welcome(settings), flush=True)
+    settings = _settings(**given)
+    click.echo(_welcome(settings))
     try:
         run(settings)
     except ValueError as error:
@@ -59,53 +59,65 @@ def serve(
 
 
 @command.command("models")
-def list_models(models: Models = None) -> None:
+@models_option
+def list_models(models: Path | None) -> None:
     """List the models of a folder as the service sees them."""
     from app.cli.check import show_models
 
-    raise typer.Exit(show_models(_settings(models=models)))
+    raise SystemExit(show_models(_settings(models=models)))
 
 
 @command.command()
-def check(
-    path: Annotated[Path, typer.Argument(help="An .onnx file, or a folder with model.onnx and perhaps model.toml.")],
-) -> None:
-    """Tell what the service makes of a model: kind, classes, layers, gradients, and what it refuses and why."""
+@click.argument("path", type=_EXISTING)
+def check(path: Path) -> None:
+    """Tell what the service makes of a model: kind, classes, layers, gradients, and what it refuses and why.
+
+    PATH is an .onnx file, or a folder with model.onnx and perhaps model.toml.
+    """
     from app.cli.check import show_model
 
-    raise typer.Exit(show_model(path, _settings()))
+    raise SystemExit(show_model(path, _settings()))
 
 
 @command.command()
+@click.argument("model")
+@click.argument("file", type=_EXISTING, required=False)
+@click.option("-m", "--method", help="How to explain; default: the model's first explainer.")
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write: .png, .json or .csv."
+)
+@click.option("--label", help="Column of the table that holds the true label.")
+@click.option("--target", multiple=True, help="Class to explain, index or label; repeatable.")
+@click.option("--layer", help="Layer to explain; `onnxplain check` lists them.")
+@click.option(
+    "-p", "--parameter", multiple=True, metavar="NAME=VALUE", help="Any other option of the method; repeatable."
+)
+@models_option
 def explain(
-    model: Annotated[str, typer.Argument(help="An .onnx file, a model's folder, or the name of a model in --models.")],
-    file: Annotated[
-        Path | None,
-        typer.Argument(help="A picture, or a table. Left out: the model's registered evaluation data.", exists=True),
-    ] = None,
-    method: Annotated[str | None, typer.Option("--method", "-m", help="Default: the model's first explainer.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write: .png, .json, or .csv for a table.")
-    ] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the table that holds the true label.")] = None,
-    target: Annotated[list[str] | None, typer.Option(help="Class to explain, index or label; repeatable.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer to explain; `onnxplain check` lists them.")] = None,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Any other option of the method; repeatable."),
-    ] = None,
-    models: Models = None,
+    model: str,
+    file: Path | None,
+    method: str | None,
+    out: Path | None,
+    label: str | None,
+    target: tuple[str, ...],
+    layer: str | None,
+    parameter: tuple[str, ...],
+    models: Path | None,
 ) -> None:
-    """Explain a picture or a table without a server."""
+    """Explain a picture or a table without a server.
+
+    MODEL is an .onnx file, a model's folder, or the name of a model in --models. FILE is a picture or a table; left out, the
+    model's registered evaluation data are explained.
+    """
     from app.cli.explain import run_explanation
 
     options: dict[str, list[str]] = {}
-    for given in parameter or ():
+    for given in parameter:
         name, equals, value = given.partition("=")
         if not equals:
             _fail(f"-p {given}: write it as NAME=VALUE, such as -p n_repeats=20.", 2)
         options.setdefault(name, []).append(value)
-    named = {"label": [label] if label else None, "target": target, "layer": [layer] if layer else None}
+    named = {"label": [label] if label else [], "target": list(target), "layer": [layer] if layer else []}
     options |= {name: values for name, values in named.items() if values}
     run_explanation(model, file, method, out, options, _settings(models=models))
 
@@ -121,6 +133,7 @@ def _settings(**given: Any) -> Settings:
 
 
 def _welcome(settings: Settings) -> str:
+    """Three lines to try, for those models that are there."""
     base = f"http://{settings.host}:{settings.port}"
     lines = [f"onnxplain {__version__} serves {settings.models} on {base} (page: /, Swagger: /docs). Try:"]
     if (settings.models / "shapes" / "samples" / "star.jpg").is_file():
@@ -133,5 +146,5 @@ def _welcome(settings: Settings) -> str:
 
 
 def _fail(sentence: str, status: int) -> NoReturn:
-    typer.echo(f"onnxplain: {sentence}", err=True)
+    click.echo(f"onnxplain: {sentence}", err=True)
     raise SystemExit(status)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import click
 
 from app.cards import ImageSpec, ModelCard, TensorFact
+from app.cli.terminal import dim, facts, safe, table
 from app.cli.work import find, run
 from app.engine.task import ExplainTask
 from app.errors import ExplainError
@@ -23,87 +22,81 @@ _SHOWN = 8
 def show_models(settings: Settings) -> int:
     """Print every model of the folder, one a line; the exit status is 1 if one of them is refused."""
     names = sorted(file.parent.name for file in settings.models.glob("*/model.onnx"))
+    if not names:
+        click.echo(f"{settings.models} holds no model. Put one at {settings.models}/NAME/model.onnx.")
+        return 0
     answers = run([ExplainTask(find(name, settings), "inspect") for name in names], settings)
-    table = Table("name", "kind", "task", "answers", "gradient", "explainers", box=None, header_style="bold")
-    for name, card in zip(names, answers, strict=True):
-        if isinstance(card, ExplainError):
-            table.add_row(escape(name), "[red]refused[/]", "", escape(str(card)))
-        else:
-            explained = _plural(len(card.classes), "class", "classes") if card.classes else card.score_output
-            source = card.gradient.source if card.kind == "image" else ""
-            table.add_row(escape(name), card.kind, card.task, escape(explained), source, str(len(card.explainers)))
-    console = Console()
-    if names:
-        console.print(table)
-    else:
-        console.print(f"{settings.models} holds no model. Put one at {settings.models}/NAME/model.onnx.", markup=False)
+    head = ("name", "kind", "task", "answers", "gradient", "explainers")
+    table([[click.style(name, bold=True) for name in head], *map(_line, names, answers)])
     return int(any(isinstance(card, ExplainError) for card in answers))
+
+
+def _line(name: str, card: ModelCard | ExplainError) -> tuple[str, ...]:
+    if isinstance(card, ExplainError):
+        return safe(name), click.style("refused", fg="red"), safe(str(card)), "", "", ""
+    answers = _plural(len(card.classes), "class", "classes") if card.classes else card.score_output
+    source = card.gradient.source if card.kind == "image" else ""
+    return safe(name), card.kind, card.task, safe(answers), source, str(len(card.explainers))
 
 
 def show_model(path: Path, settings: Settings) -> int:
     """Print what a model file is and what could be explained; the exit status is 1 if it is refused."""
-    console = Console(highlight=False)
     (card,) = run([ExplainTask(find(str(path), settings), "inspect")], settings)
     if isinstance(card, ExplainError):
-        console.print(f"[bold red]refused[/]  {escape(str(card))}")
+        facts([(click.style("refused", fg="red"), safe(str(card)))])
         return 1
     classes = f" · {_plural(len(card.classes), 'class', 'classes')}" if card.classes else ""
-    console.print(f"[bold green]{escape(str(path))}[/] · {card.kind} model · {card.task}{classes}")
-    facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    facts.add_column(style="bold")
-    facts.add_column(overflow="fold")
-    for name, text in _facts(card):
-        facts.add_row(name, text)
-    console.print(facts)
-    console.print("\nWhat the graph does not say stands in [bold]model.toml[/] beside model.onnx; now in force:")
-    console.print(manifest(card), markup=False, style="cyan", soft_wrap=True)
+    click.echo(f"{click.style(safe(str(path)), fg='green', bold=True)} · {card.kind} model · {card.task}{classes}")
+    facts(list(_facts(card)))
+    click.echo("\nWhat the graph does not say stands in model.toml beside model.onnx; now in force:")
+    click.secho(manifest(card), fg="cyan")
     return 0
 
 
 def _facts(card: ModelCard) -> Iterable[tuple[str, str]]:
     for tensor in card.inputs:
-        yield "input", escape(_tensor(tensor))
+        yield "input", safe(_tensor(tensor))
     if card.kind == "image":
-        yield "explained", f"{escape(card.score_output)} [dim](scores before softmax or sigmoid)[/]"
+        yield "explained", safe(card.score_output) + dim(" (scores before softmax or sigmoid)")
     else:
-        yield "output", escape(", ".join(map(_tensor, card.outputs)))
+        yield "output", safe(", ".join(map(_tensor, card.outputs)))
     if card.classes:
         yield "classes", _some(card.classes)
     if card.tabular:
         yield "columns", _some([f"{feature.name} ({feature.dtype})" for feature in card.tabular.features])
     layer = card.default_layer
     if layer:
-        yield "layer", f"[green]{escape(layer.name)}[/] {_shape(layer.shape)} [dim]{escape(layer.reason)}[/]"
+        yield "layer", f"{click.style(safe(layer.name), fg='green')} {_shape(layer.shape)} {dim(safe(layer.reason))}"
     others = [other for other in card.layers if other is not layer]
     if others:
-        shown = ", ".join(f"{escape(other.name)} {_shape(other.shape)}" for other in others[-_OTHER_LAYERS:])
-        yield "or", shown + (f" [dim]and {len(others) - _OTHER_LAYERS} more[/]" if len(others) > _OTHER_LAYERS else "")
+        shown = ", ".join(f"{safe(other.name)} {_shape(other.shape)}" for other in others[-_OTHER_LAYERS:])
+        yield "or", shown + (dim(f" and {len(others) - _OTHER_LAYERS} more") if len(others) > _OTHER_LAYERS else "")
     if card.kind == "image":
         yield "gradient", _gradient(card)
-    yield "explainers", escape(", ".join(card.explainers)) or "[red]none[/]"
+    yield "explainers", ", ".join(card.explainers) or click.style("none", fg="red")
     refused = [method for method in METHODS.values() if method.kind == card.kind and method.name not in card.explainers]
     if refused:
-        yield "refused", f"{', '.join(method.name for method in refused)} [dim]{_why_refused(card)}[/]"
+        yield "refused", f"{', '.join(method.name for method in refused)} {dim(_why_refused(card))}"
     if card.forward_ms:
         yield "cost", f"{card.forward_ms:.3g} ms a {'picture' if card.kind == 'image' else 'row'}"
     for warning in card.warnings:
-        yield "[yellow]warning[/]", escape(warning)
+        yield click.style("warning", fg="yellow"), safe(warning)
 
 
 def _gradient(card: ModelCard) -> str:
-    missing = escape("; ".join(card.gradient.missing_rules[:5])) + (
-        "; …" if len(card.gradient.missing_rules) > 5 else ""
-    )
+    missing = safe("; ".join(card.gradient.missing_rules[:5])) + ("; …" if len(card.gradient.missing_rules) > 5 else "")
     through = " Quantisation steps are passed with slope one." if card.gradient.straight_through else ""
     match card.gradient.source:
         case "exact" if missing:
-            return f"[green]exact[/] from the default layer on; before it no rule for {missing}.{through}"
+            return f"{click.style('exact', fg='green')} from the default layer on; before it no rule for {missing}.{through}"
         case "exact":
-            return f"[green]exact[/]: every operator has a rule.{through}"
+            return f"{click.style('exact', fg='green')}: every operator has a rule.{through}"
         case "finite-difference":
-            return f"[yellow]finite differences[/]: no rule for {missing}"
+            return f"{click.style('finite differences', fg='yellow')}: no rule for {missing}"
         case _:
-            return f"[red]none[/]: no layer to explain{f'; no rule for {missing}' if missing else ''}"
+            return (
+                f"{click.style('none', fg='red')}: no layer to explain{f'; no rule for {missing}' if missing else ''}"
+            )
 
 
 def _why_refused(card: ModelCard) -> str:
@@ -115,8 +108,8 @@ def _why_refused(card: ModelCard) -> str:
 
 
 def _some(texts: Sequence[str]) -> str:
-    more = f" [dim]and {len(texts) - _SHOWN} more[/]" if len(texts) > _SHOWN else ""
-    return escape(", ".join(texts[:_SHOWN])) + more
+    more = dim(f" and {len(texts) - _SHOWN} more") if len(texts) > _SHOWN else ""
+    return safe(", ".join(texts[:_SHOWN])) + more
 
 
 def _tensor(tensor: TensorFact) -> str:
@@ -125,7 +118,7 @@ def _tensor(tensor: TensorFact) -> str:
 
 
 def _shape(shape: Iterable[int]) -> str:
-    return escape("[" + " x ".join(map(str, shape)) + "]")
+    return "[" + " x ".join(map(str, shape)) + "]"
 
 
 def _plural(count: int, one: str, many: str) -> str:

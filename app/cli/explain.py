@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import orjson
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from app.answers import importances_csv, picture_document, table_document
+from app.cli.terminal import bar, dim, safe, table
 from app.cli.work import find, run
-from app.engine.task import ExplainTask, PictureExplanation, TableExplanation
+from app.engine.task import ExplainTask, PictureExplanation, Prediction, TableExplanation
 from app.errors import BadParameter, ExplainError, MethodNotApplicable, UnsupportedMediaType
 from app.methods import METHODS, Method
+from app.options import from_texts
 from app.settings import Settings
 
 MEDIA_TYPES = {
@@ -32,7 +32,6 @@ MEDIA_TYPES = {
 }
 _WRITTEN = {"image": (".png", ".json"), "tabular": (".csv", ".json")}
 _BARS = 30
-_BAR_WIDTH = 28
 
 
 def run_explanation(
@@ -61,19 +60,13 @@ def run_explanation(
         chosen.name,
         media_type,
         b"" if file is None else file.read_bytes(),
-        _shaped(chosen, options),
+        from_texts(chosen.options, options),
         limits=settings.limits(),
     )
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(chosen.title, total=1.0)
-        (answer,) = run([task], settings, lambda fraction: progress.update(bar, completed=fraction))
+    with click.progressbar(
+        length=1000, label=chosen.title, file=sys.stderr, hidden=not sys.stderr.isatty()
+    ) as progress:
+        (answer,) = run([task], settings, lambda fraction: progress.update(round(fraction * 1000) - progress.pos))
     if isinstance(answer, ExplainError):
         raise answer
     if isinstance(answer, TableExplanation):
@@ -110,15 +103,6 @@ def _method(name: str | None, path: str, kind: str, settings: Settings) -> Metho
     return fitting[0]
 
 
-def _shaped(method: Method, options: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Texts as the options model takes them: a list where the option is one. The worker checks them."""
-    fields = method.options.model_fields
-    many = {
-        name for name, field in fields.items() if "tuple" in str(field.annotation) or "list" in str(field.annotation)
-    }
-    return {name: values if name in many else values[-1] for name, values in options.items()}
-
-
 def _write(out: Path, document: dict[str, Any], answer: Any, *, heatmap_only: bool) -> None:
     match out.suffix.lower():
         case ".json":
@@ -129,53 +113,42 @@ def _write(out: Path, document: dict[str, Any], answer: Any, *, heatmap_only: bo
             for number, heatmap in enumerate(answer.explanations):
                 path = out if number == 0 else out.with_stem(f"{out.stem}-{number + 1}")
                 path.write_bytes((heatmap.heatmap if heatmap_only else heatmap.overlay) or b"")
-    Console(stderr=True).print(f"wrote {out}", markup=False)
+    click.echo(f"wrote {out}", err=True)
 
 
 def _show_importances(document: Mapping[str, Any]) -> None:
-    console = Console(highlight=False)
     for metric, rows in document["importances"].items():
         title = f"{metric} {document['baseline'][metric]:.4g} on {document['n_rows']} rows; without a feature it loses:"
-        console.print(title, markup=False, style="bold")
+        click.secho(title, bold=True)
         ordered = sorted(rows, key=lambda row: row["mean"], reverse=True)
         longest = max((abs(row["mean"]) for row in rows), default=0.0) or 1.0
-        table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
-        for row in ordered[:_BARS]:
-            error = row.get("standard_error")
-            spread = f"± {1.96 * error:.2g}" if error is not None else ""
-            table.add_row(
-                escape(row["feature"]), _bar(row["mean"] / longest), f"{row['mean']:+.4f}", f"[dim]{spread}[/]"
-            )
-        console.print(table)
+        table([_importance(row, longest) for row in ordered[:_BARS]])
         if len(ordered) > _BARS:
-            console.print(f"… and {len(ordered) - _BARS} more; -o FILE.csv has them all.", style="dim")
-    for warning in document["warnings"]:
-        console.print(f"[yellow]warning[/] {escape(str(warning))}")
+            click.echo(dim(f"… and {len(ordered) - _BARS} more; -o FILE.csv has them all."))
+    _show_warnings(document["warnings"])
+
+
+def _importance(row: Mapping[str, Any], longest: float) -> tuple[str, ...]:
+    error = row["standard_error"]
+    spread = "" if error is None else dim(f"± {1.96 * error:.2g}")
+    return safe(row["feature"]), bar(row["mean"] / longest), f"{row['mean']:+.4f}", spread
 
 
 def _show_picture(answer: PictureExplanation) -> None:
-    console = Console(highlight=False)
     explained = {heatmap.target.index for heatmap in answer.explanations}
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
-    for prediction in answer.predictions:
-        mark = "[green]explained[/]" if prediction.index in explained else ""
-        share = prediction.probability
-        table.add_row(
-            escape(prediction.label),
-            _bar(share or 0.0),
-            f"{prediction.score:.4g}" if share is None else f"{share:.1%}",
-            mark,
-        )
-    console.print(table)
+    table([_prediction(each, explained=each.index in explained) for each in answer.predictions])
     first = answer.explanations[0]
     layer = f"layer {first.layer_name} {list(first.layer_shape or ())}" if first.layer_name else "at the model's input"
-    console.print(f"{layer}, gradient {answer.gradient.source}, maximum {first.maximum:.4g}", markup=False, style="dim")
-    for warning in answer.warnings:
-        console.print(f"[yellow]warning[/] {escape(warning)}")
+    click.echo(dim(safe(f"{layer}, gradient {answer.gradient.source}, maximum {first.maximum:.4g}")))
+    _show_warnings(answer.warnings)
 
 
-def _bar(share: float) -> str:
-    """A bar for -1..1, in eighths of a character; red where it is negative."""
-    eighths = round(min(1.0, abs(share)) * _BAR_WIDTH * 8)
-    bar = "█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")
-    return f"[{'red' if share < 0 else 'cyan'}]{bar}[/]"
+def _prediction(prediction: Prediction, *, explained: bool) -> tuple[str, ...]:
+    share = prediction.probability
+    number = f"{prediction.score:.4g}" if share is None else f"{share:.1%}"
+    return safe(prediction.label), bar(share or 0.0), number, click.style("explained", fg="green") if explained else ""
+
+
+def _show_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        click.echo(f"{click.style('warning', fg='yellow')} {safe(warning)}")
