@@ -3,14 +3,16 @@
 import io
 import re
 import shutil
-import urllib.parse
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import DEMO_MODELS, Service
+from app import images
+from tests.conftest import DEMO_MODELS, Service, running
 from tests.hostile_pictures import saved, scene
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -201,24 +203,50 @@ def test_groups_are_explained_beside_the_columns(page):
 
 
 @pytest.mark.parametrize(("model", "sample"), [("shapes", "star"), ("diabetes", "test.csv")])
-def test_copied_lines_are_requests_that_the_service_answers(page, service: Service, model, sample):
+def test_copied_lines_run_as_they_stand(page, tmp_path, model, sample):
+    """Both in an empty folder: the sample is fetched, the answer is a PNG file for a picture, JSON for a table."""
     open_sample(page, model, sample)
     click_explain(page)
-    page.get_by_role("button", name="Copy as curl").click()
-    curl = page.evaluate("navigator.clipboard.readText()")
-    url = urllib.parse.urlsplit(re.search(r"'(http[^']+)'", curl)[1])
-    assert f"{url.scheme}://{url.netloc}" == service.url
-    field, name = re.search(r"-F '(\w+)=@([^']+)'", curl).groups()
-    media_type = re.search(r"Accept: ([\w/]+)", curl)
-    answer = service.client.post(
-        f"{url.path}?{url.query}",
-        files={field: (name, (DEMO_MODELS / model / "samples" / name).read_bytes())},
-        headers={"Accept": media_type[1]} if media_type else {},
-    )
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == ("image/png" if media_type else "application/json")
-    page.get_by_role("button", name="Copy as Python").click()
-    compile(page.evaluate("navigator.clipboard.readText()"), "copied", "exec")
+    for number, (button, command) in enumerate(
+        (("Copy as curl", ["bash", "-c"]), ("Copy as Python", [sys.executable, "-c"]))
+    ):
+        page.get_by_role("button", name=button).click()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = subprocess.run([*command, copied], cwd=folder, capture_output=True, check=True)
+        if model == "shapes":
+            assert images.decode((folder / "star-star-gradcam.png").read_bytes()).shape == (96, 96, 3)
+        else:
+            assert b"importances" in done.stdout
+
+
+@pytest.mark.parametrize("button", ["Copy as curl", "Copy as Python"])
+def test_a_copied_line_with_groups_reads_the_document_that_the_page_gives(page, tmp_path, button):
+    open_sample(page, "breast-cancer", "test.csv")
+    page.get_by_label("Groups").fill("size = mean_radius, mean_area")
+    click_explain(page)
+    document = downloaded(page, page.get_by_role("button", name="Download request.json"))
+    (tmp_path / "request.json").write_bytes(document)
+    page.get_by_role("button", name=button).click()
+    command = ["bash", "-c"] if button == "Copy as curl" else [sys.executable, "-c"]
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert b"size" in subprocess.run([*command, copied], cwd=tmp_path, capture_output=True, check=True).stdout
+
+
+def test_a_service_with_keys_asks_for_one_and_uses_it(browser, tmp_path):
+    key = "a key of 16 characters or more"
+    with running(tmp_path / "log", api_keys=key) as guarded:
+        context = browser.new_context(base_url=guarded.url)
+        page = context.new_page()
+        page.goto("/")
+        expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
+        page.get_by_label("API key").fill(key)
+        page.get_by_label("API key").press("Enter")
+        page.get_by_role("button", name="star", exact=True).click()
+        expect(page.locator("article")).to_have_count(1)
+        expect(page.get_by_role("alert")).to_be_empty()
+        context.close()
 
 
 def test_everything_can_be_reached_and_done_with_the_keyboard(page):

@@ -14,6 +14,14 @@ ARROW_TYPES = (
     "application/vnd.apache.arrow.file",
 )
 MEDIA_TYPES = ("application/json", "text/csv", *ARROW_TYPES)
+# What clients say of a file whose kind they do not know: curl of a .csv in a form, browsers on Windows.
+_UNSAID = ("", "application/octet-stream", "text/plain", "application/vnd.ms-excel")
+_FIRST_BYTES = {
+    b"PAR1": "application/vnd.apache.parquet",
+    b"ARROW1": "application/vnd.apache.arrow.file",
+    b"\xff\xff\xff\xff": "application/vnd.apache.arrow.stream",
+    b"{": "application/json",
+}
 
 
 def read(body: bytes, media_type: str, layout: Layout, *, label: str | None = None, max_cells: int) -> Decoded:
@@ -21,7 +29,7 @@ def read(body: bytes, media_type: str, layout: Layout, *, label: str | None = No
 
     Args:
         body: as it was sent; empty for no rows.
-        media_type: one of `MEDIA_TYPES`.
+        media_type: one of `MEDIA_TYPES`; where it says nothing, the first bytes decide, and what they leave open is CSV.
         layout: the model's inputs.
         label: the column that holds the labels, where one does.
         max_cells: rows times columns allowed.
@@ -32,6 +40,8 @@ def read(body: bytes, media_type: str, layout: Layout, *, label: str | None = No
     """
     if not body:
         return Decoded()
+    if media_type in _UNSAID:
+        media_type = next((kind for first, kind in _FIRST_BYTES.items() if body.startswith(first)), "text/csv")
     if media_type == "application/json":
         return read_json(body, layout, label, max_cells)
     if media_type == "text/csv":

@@ -8,6 +8,7 @@ import * as table from "./table.js";
 
 let model; // the card of the chosen model
 let view; // picture or table
+let loading; // the promise of both: a file may come before them
 let running; // AbortController of the work under way
 
 async function start() {
@@ -46,8 +47,9 @@ async function choose(name) {
 async function listSamples(name) {
   const usable = model.samples.filter((file) => view.SAMPLE.test(file));
   const fetched = async (file) => {
-    const blob = await (await send(`/v1/models/${name}/samples/${file}`)).blob();
-    return new File([blob], file, { type: blob.type });
+    const origin = `/v1/models/${name}/samples/${file}`;
+    const blob = await (await send(origin)).blob();
+    return Object.assign(new File([blob], file, { type: blob.type }), { origin });
   };
   const buttons = await Promise.all(
     usable.map(async (file) => {
@@ -60,6 +62,8 @@ async function listSamples(name) {
 }
 
 async function take(file) {
+  await loading;
+  if (!view) return;
   byId("file").value = "";
   byId("drop-text").textContent = file.name;
   await work(async (signal) => {
@@ -122,19 +126,21 @@ function show(problem) {
   }
 }
 
-byId("model").addEventListener("change", (event) => choose(event.target.value).catch(show));
+const change = (name) => (loading = choose(name).catch(show));
+byId("model").addEventListener("change", (event) => change(event.target.value));
 addEventListener("hashchange", () => {
   const name = decodeURIComponent(location.hash.slice(1));
-  if (name && name !== model?.name) choose(name).catch(show);
+  if (name && name !== model?.name) change(name);
 });
 byId("key").addEventListener("change", (event) => {
   useKey(event.target.value);
-  start();
+  loading = start();
 });
 byId("file").addEventListener("change", (event) => event.target.files.length && take(event.target.files[0]));
 byId("cancel").addEventListener("click", () => running?.abort());
 byId("controls").addEventListener("submit", (event) => {
   event.preventDefault();
+  if (byId("settings").hidden) return; // Enter in the key field
   if (matchMedia("(max-width: 50rem)").matches) byId("results").scrollIntoView();
   work((signal) => view.explain(byId("output"), signal, tell));
 });
@@ -142,8 +148,8 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     byId("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop" && model && event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
+    if (kind === "drop" && event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
   });
 }
 
-start();
+loading = start();

@@ -53,35 +53,38 @@ function url(path, query) {
 
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-/** The same request as a line for a shell; with `save` the answer is a PNG file, and a document is read from request.json. */
+/**
+ * The same request as a line for a shell; with `save` the answer is a PNG file, and a document is read from request.json.
+ * A sample of the service is fetched first, so that the line works wherever it is pasted.
+ */
 export function asCurl(path, { query = [], file, document, save }) {
-  const words = ["curl --fail-with-body"];
-  if (key) words.push('-H "Authorization: Bearer $ONNXPLAIN_KEY"');
-  words.push(document ? "--json @request.json" : `-F ${quoted(`${file.field}=@${file.name}`)}`);
+  const start = key ? 'curl --fail-with-body -H "Authorization: Bearer $ONNXPLAIN_KEY"' : "curl --fail-with-body";
+  const words = [start, document ? "--json @request.json" : `-F ${quoted(`${file.field}=@${file.name}`)}`];
   if (save) words.push("-H 'Accept: image/png'", `-o ${quoted(save)}`);
   words.push(quoted(location.origin + url(path, query)));
-  return words.join(" \\\n  ");
+  const fetched = file?.blob.origin ? `${start} -sO ${quoted(location.origin + file.blob.origin)} &&\n` : "";
+  return fetched + words.join(" \\\n  ") + "\n";
 }
 
 /** The same request in Python. */
 export function asPython(path, { query = [], file, document, save }) {
   const text = (value) => JSON.stringify(value);
   const parameters = query.map(([name, value]) => `(${text(name)}, ${text(value)})`).join(", ");
-  const headers = [];
-  if (key) headers.push(`"Authorization": f"Bearer {os.environ['ONNXPLAIN_KEY']}"`);
-  if (save) headers.push('"Accept": "image/png"');
+  const content = file?.blob.origin ? `service.get(${text(file.blob.origin)}).raise_for_status().content` : `open(${text(file?.name)}, "rb")`;
+  const headers = key ? `, headers={"Authorization": f"Bearer {os.environ['ONNXPLAIN_KEY']}"}` : "";
   return [
-    ...(key ? ["import os", ""] : []),
-    ...(document ? ["import json", ""] : []),
+    ...(document ? ["import json"] : []),
+    ...(key ? ["import os"] : []),
+    ...(document || key ? [""] : []),
     "import httpx",
     "",
-    "answer = httpx.post(",
-    `    ${text(location.origin + path)},`,
+    `service = httpx.Client(base_url=${text(location.origin)}${headers}, timeout=600)`,
+    "answer = service.post(",
+    `    ${text(path)},`,
     ...(parameters ? [`    params=[${parameters}],`] : []),
-    ...(file ? [`    files={${text(file.field)}: open(${text(file.name)}, "rb")},`] : []),
+    ...(file ? [`    files={${text(file.field)}: (${text(file.name)}, ${content})},`] : []),
     ...(document ? ['    json=json.load(open("request.json")),'] : []),
-    ...(headers.length ? [`    headers={${headers.join(", ")}},`] : []),
-    "    timeout=600,",
+    ...(save ? ['    headers={"Accept": "image/png"},'] : []),
     ").raise_for_status()",
     save ? `open(${text(save)}, "wb").write(answer.content)` : "print(answer.json())",
     "",
