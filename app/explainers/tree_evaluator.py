@@ -22,6 +22,7 @@ from app.explainers.tree_ensemble import Codes, TreeEnsemble
 
 _SUMS = 1 << 20  # sums under way in one chunk of rows: few enough for the processor's cache
 _ELEMENTS = 1 << 13  # rows times repeats of one chunk, for the same reason
+_SHARE = 5  # one in so many elements must have arrived before they are put aside
 _ANSWER = 1 << 23  # numbers that the answers to one batch of jobs may hold
 _AUDIT = 64  # predictions of each batch that are compared with the runtime's
 
@@ -293,7 +294,8 @@ class _Walk:
         arrived: list[_Moved] = []
         while len(rows) or len(moved.node):
             at_leaf = tree.is_leaf.take(moved.node)
-            if at_leaf.any():
+            # A leaf is its own child, so arrived elements may wait until it pays to put them aside.
+            if np.count_nonzero(at_leaf) * _SHARE > len(at_leaf) or not len(rows):
                 arrived.append(moved.take(np.flatnonzero(at_leaf)))
                 moved = moved.take(np.flatnonzero(~at_leaf))
             if len(moved.node):
@@ -318,19 +320,22 @@ class _Walk:
         repeated = self._repeated if len(rows) == len(self._rows) else self._repeated.take(rows, axis=1)
         changed = self._codes.take(changed_at.take(node) + repeated) > tree.rank.take(node)
         turned = np.flatnonzero(changed != right)
-        place = turned % max(len(rows), 1)
+        repeat = turned // max(len(rows), 1)
+        place = turned - repeat * len(rows)
         at = node.take(place)
         above = tree.above.take(at)
         if (above >= 0).any():
-            first = self._first_turn(tree, above, rows.take(place), repeated.ravel().take(turned), own_at, changed_at)
-            turned, place, at = turned[first], place[first], at[first]
+            row = rows.take(place)
+            first = self._first_turn(tree, above, row, repeat * len(self._rows) + row, own_at, changed_at)
+            repeat, place, at = repeat.take(first), place.take(first), at.take(first)
+        row = rows.take(place)
         other = tree.children.take(2 * at + ~right.take(place))
-        return _Moved(other, rows.take(place), repeated.ravel().take(turned), tree.job.take(at))
+        return _Moved(other, row, repeat * len(self._rows) + row, tree.job.take(at))
 
     def _first_turn(
         self, tree: _Tested, above: Rows, row: Rows, repeated: Rows, own_at: Rows, changed_at: Rows
-    ) -> NDArray[np.bool_]:
-        """Whether no node further up, of the same job, decided differently already."""
+    ) -> Rows:
+        """Those for which no node further up, of the same job, decided differently already."""
         first = np.ones(len(above), dtype=np.bool_)
         waiting = np.flatnonzero(above >= 0)
         node = above.take(waiting)
@@ -342,7 +347,7 @@ class _Walk:
             node = tree.above.take(node)
             on = np.flatnonzero((own == changed) & (node >= 0))
             waiting, node = waiting.take(on), node.take(on)
-        return first
+        return np.flatnonzero(first)
 
     def _advance(self, tree: _Tested, moved: _Moved, own_at: Rows, changed_at: Rows) -> _Moved:
         """One step down, by the changed value at nodes of the element's own job."""
