@@ -59,6 +59,7 @@ async function listSamples(name) {
     }),
   );
   if (model.name === name) byId("samples").replaceChildren(...buttons);
+  performance.mark("usable");
 }
 
 async function take(file) {
