@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from app.model.session import Cancellation, Session
 
 SAMPLES = "samples"
 _DEFAULT_TRIES = 12
-SMALL = 1024  # elements of a weight that is kept beside the graph, because it may be a shape
+SMALL = 1024  # elements; larger weights are read from the file again when they are needed again
 _BATCH_TOLERANCE = 1e-3  # of the scores' range: what another order of summing explains, and mixing of pictures does not
 
 
@@ -102,6 +102,7 @@ def _load(
     model: ModelProto, manifest: Manifest, cancellation: Cancellation, threads: int, *, batched: bool
 ) -> _Loaded | None:
     """Sessions and facts; None if several pictures in one run do not get the scores that each gets alone."""
+    in_file = {tensor.name for tensor in model.graph.initializer if math.prod(tensor.dims) > SMALL}
     picture = picture_graph(model, manifest, batched=batched)
     graph, weights = picture.graph, weights_of(model)
     missing = tuple(f"{rule.operator} at {rule.node}" for rule in missing_rules(model, picture.score, [picture.source]))
@@ -113,7 +114,7 @@ def _load(
     forward_ms, agrees = _try_out(main, picture)
     if not agrees:
         return None
-    picture = replace(picture, graph=Graph(_without_weights(model)))
+    picture = replace(picture, graph=Graph(_without(model, in_file)))
     finder = SpatialLayers(picture.graph, picture.source, picture.score, picture.spec.size)
     return _Loaded(picture, finder, candidates, main, default, missing, forward_ms)
 
@@ -178,9 +179,9 @@ def _reason(candidate: Candidate, manifest: Manifest) -> str:
     )
 
 
-def _without_weights(model: ModelProto) -> ModelProto:
-    """The graph for later questions. It is a copy: deleting from a message does not give its memory back."""
-    small = {tensor.name: tensor for tensor in model.graph.initializer if math.prod(tensor.dims) <= SMALL}
+def _without(model: ModelProto, names: Collection[str]) -> ModelProto:
+    """The graph for later questions, without these weights. It is a copy: deleting from a message does not free its memory."""
+    small = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name not in names}
     types = {value.name: value for value in model.graph.value_info}
     return assemble(model, model.graph.node, model.graph.input, model.graph.output, small, types)
 

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from app.autodiff.graph import Extents
 from app.autodiff.graph import Graph as ProbedGraph
 from app.cards import ImageSpec, TensorFact
 from app.errors import ModelRefused
 from app.model.graph import BATCH, Graph, trim
 from app.model.manifest import MANIFEST, Manifest
 from app.model.scores import FLOATS, Activation, find_score
+from app.model.shapes import loses_the_batch, write_shapes
 
 SCORES = "onnxplain_scores"
 PICTURE = "onnxplain_picture"
@@ -84,14 +84,15 @@ def picture_graph(model: ModelProto, manifest: Manifest, *, batched: bool = True
         _fix_input_shape(model, source, spec, open_batch=open_batch)
         probed = ProbedGraph(model)
         extents = probed.extents(fact.tensor)
-        if extents and any(axis is not None and len(set(axis)) > 1 for axis in extents):
+        grows = extents is not None and any(axis is not None and len(set(axis)) > 1 for axis in extents)
+        if grows and not loses_the_batch(model, probed):
             break
     if extents is None or any(axis is None for axis in extents):
         raise ModelRefused(
             f"The shape of the scores '{fact.tensor}' cannot be told from the graph; simplify the model, "
             "or name another tensor as `score_output` in model.toml."
         )
-    _write_shapes(model, probed)
+    write_shapes(model, probed)
     score, count = _score_rows(
         model, fact.tensor, tuple(axis[0] for axis in extents if axis), probed.dtype(fact.tensor)
     )
@@ -195,32 +196,6 @@ def _fix_input_shape(model: ModelProto, source: str, spec: ImageSpec, *, open_ba
     model.graph.input.append(
         helper.make_tensor_value_info(source, TensorProto.FLOAT, [BATCH if open_batch else 1, *sides])
     )
-
-
-def _write_shapes(model: ModelProto, probed: ProbedGraph) -> None:
-    """Write what probing found into the model, in place of what the exporter may have left there."""
-    del model.graph.value_info[:]
-    for node in model.graph.node:
-        for name in node.output:
-            dtype = probed.dtype(name) if name else None
-            if dtype:
-                model.graph.value_info.append(typed(name, dtype, probed.extents(name)))
-
-
-def typed(name: str, dtype: int, extents: Extents | None) -> ValueInfoProto:
-    """A value with the shape that probing found: static lengths, `N` for the batch, open where it is something else."""
-    value = ValueInfoProto(name=name)
-    value.type.tensor_type.elem_type = dtype
-    if extents is not None:
-        shape = TensorShapeProto()
-        for lengths in extents:
-            dim = shape.dim.add()
-            if lengths is not None and len(set(lengths)) == 1:
-                dim.dim_value = lengths[0]
-            elif lengths is not None and lengths[0] == 1:
-                dim.dim_param = BATCH
-        value.type.tensor_type.shape.CopyFrom(shape)
-    return value
 
 
 def _score_rows(model: ModelProto, tensor: str, lengths: tuple[int, ...], dtype: int | None) -> tuple[str, int]:
