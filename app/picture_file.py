@@ -6,6 +6,7 @@ text, profiles, thumbnails and EXIF are where the decompression bombs and parser
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ _OTHER_FORMATS = (
     (0, b"qoif", "a QOI"),
 )
 _READ = "Send a JPEG, PNG or WebP."
+
+_SCAN_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed 0xFF nor a restart
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def _png_chunks(body: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _jpeg(body: bytes) -> PictureFile:
     """Keeps the tables, frame and scans, JFIF (APP0) and Adobe's colour transform (APP14)."""
     kept = [body[:2]]
-    width = height = fewest_bits = 0
+    width = height = frame = fewest_bits = 0
     orientation = None
     position = 2
     for _ in range(MOST_JPEG_SEGMENTS):
@@ -189,7 +192,7 @@ def _jpeg(body: bytes) -> PictureFile:
             _refuse_damaged("JPEG")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             precision, height, width = struct.unpack_from(">BHH", body, position + 4)
-            fewest_bits = _fewest_bits(marker, width, height, body[position + 10 : end])
+            frame, fewest_bits = marker, _fewest_bits(marker, width, height, body[position + 10 : end])
             if precision != 8:
                 raise BadPicture(
                     f"The JPEG file has {precision} bits a sample; 8 are read here. Save it with 8 bits, or as PNG."
@@ -197,19 +200,30 @@ def _jpeg(body: bytes) -> PictureFile:
         if marker == 0xE1 and orientation is None and body.startswith(b"Exif\0\0", position + 4):
             orientation = _exif_orientation(body[position + 10 : end])
         if marker == 0xDA:
-            kept.append(body[position:])
+            kept.append(_scans(body, position, one=frame in (0xC0, 0xC1)))
             break
         if not (0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE)):
             kept.append(body[position:end])
         position = end
     if not width:  # no frame came before the scan
         _refuse_damaged("JPEG")
-    # A decoder fills what is missing with grey and says nothing.
     if 8 * len(kept[-1]) < fewest_bits:
         _refuse_damaged("JPEG")
     if kept[-1].count(b"\xff\xda") > MOST_JPEG_SCANS:
         raise BadPicture(f"The JPEG file has more than {MOST_JPEG_SCANS} scans. Save it anew with any picture program.")
     return PictureFile("JPEG", width, height, orientation or 1, b"".join(kept))
+
+
+def _scans(body: bytes, start: int, *, one: bool) -> bytes:
+    """All that follows the tables; a baseline picture of one scan without its end marker.
+
+    Where data is missing before an end marker, a decoder fills the rest with grey and says nothing. Without the marker it
+    asks for more, and the picture is found to be cut. The zeros are what it reads ahead of the last code.
+    """
+    marker = _SCAN_MARKER.search(body, start + 2)
+    if one and marker and marker[0] == b"\xff\xd9":
+        return body[start : marker.start()] + bytes(8)
+    return body[start:]
 
 
 def _fewest_bits(frame: int, width: int, height: int, components: bytes) -> int:
@@ -247,12 +261,12 @@ def _webp_orientation(body: bytes) -> int:
     position = 12
     for _ in range(MOST_WEBP_CHUNKS):
         if position + 8 > len(body):
-            break
+            return 1
         kind, length = struct.unpack_from("<4sI", body, position)
         if kind == b"EXIF":
             return _exif_orientation(body[position + 8 : position + 8 + length].removeprefix(b"Exif\0\0"))
         position += 8 + length + length % 2
-    return 1
+    raise BadPicture(f"The WebP file has more than {MOST_WEBP_CHUNKS} chunks. Save it anew with any picture program.")
 
 
 def _exif_orientation(exif: bytes) -> int:

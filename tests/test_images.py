@@ -155,6 +155,35 @@ def test_jpeg_and_webp_and_grey_jpeg_decode_as_pillow_decodes_them():
     assert (images.decode(body) == np.asarray(Image.open(io.BytesIO(body)))[..., None]).all()
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    height=st.integers(1, 130),
+    width=st.integers(1, 130),
+    mode=st.sampled_from(["RGB", "L", "CMYK"]),
+    quality=st.integers(5, 100),
+    options=st.fixed_dictionaries(
+        {"optimize": st.booleans(), "progressive": st.booleans(), "restart_marker_blocks": st.integers(0, 20)}
+    ),
+    noisy=st.booleans(),
+)
+def test_every_whole_jpeg_decodes_as_pillow_decodes_it(height, width, mode, quality, options, noisy):
+    pixels = (
+        np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8) if noisy else scene(height, width)
+    )
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, "JPEG", quality=quality, **options)
+    assert (images.decode(file.getvalue()) == np.asarray(Image.open(file).convert("RGB"))).all()
+
+
+@pytest.mark.parametrize("percent", range(5, 100, 5))
+def test_a_jpeg_that_was_cut_and_closed_again_is_refused(percent):
+    """A viewer shows the missing part in grey; a heatmap of that would be a heatmap of something else."""
+    body = saved(scene(), "JPEG")
+    start = body.index(b"\xff\xda") + 14
+    with pytest.raises(MalformedInput):
+        images.decode(body[: start + (len(body) - start - 2) * percent // 100] + b"\xff\xd9")
+
+
 def test_transparent_webp_is_shown_on_white():
     pixels = np.dstack([scene(), np.zeros((48, 64), np.uint8)])
     assert (images.decode(saved(pixels, "WEBP")) == 255).all()
