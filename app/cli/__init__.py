@@ -82,7 +82,7 @@ def check(path: Path) -> None:
 @command.command()
 @click.argument("model")
 @click.argument("file", type=_EXISTING, required=False)
-@click.option("-m", "--method", help="How to explain; default: the model's first explainer.")
+@click.option("-m", "--method", help="Default: gradcam, or permutation-importance for a table.")
 @click.option(
     "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write: .png, .json or .csv."
 )

@@ -128,10 +128,10 @@ def _plural(count: int, one: str, many: str) -> str:
 def manifest(card: ModelCard) -> str:
     """The manifest that says what is in force for a model, as TOML to be changed and kept."""
     lines = [f'kind = "{card.kind}"', f'task = "{card.task}"']
-    if card.classes:
-        lines.append(
-            f"classes = {_list(card.classes)}" if len(card.classes) <= _SHOWN else 'classes_file = "classes.txt"'
-        )
+    if len(card.classes) > _SHOWN:
+        lines.append('# classes_file = "classes.txt"  # labels, one a line')
+    elif card.classes:
+        lines.append(f"classes = {_list(card.classes)}")
     lines.append(f"score_output = {_text(card.score_output)}")
     if card.image:
         lines += ["", "[image]", *_image(card.image)]

@@ -14,7 +14,7 @@ from app.answers import importances_csv, picture_document, table_document
 from app.cli.terminal import bar, dim, safe, table
 from app.cli.work import find, run
 from app.engine.task import ExplainTask, PictureExplanation, Prediction, TableExplanation
-from app.errors import BadParameter, ExplainError, MethodNotApplicable, UnsupportedMediaType
+from app.errors import BadParameter, ExplainError, UnsupportedMediaType
 from app.methods import METHODS, Method
 from app.options import from_texts
 from app.settings import Settings
@@ -49,8 +49,8 @@ def run_explanation(
     """
     ref = find(model, settings)
     media_type = "" if file is None else _media_type(file)
-    kind = "tabular" if file is None or not media_type.startswith("image/") else "image"
-    chosen = _method(method, ref.path, kind, settings)
+    picture = media_type.startswith("image/")
+    chosen = _method(method or ("gradcam" if picture else "permutation-importance"))
     if out is not None and out.suffix.lower() not in _WRITTEN[chosen.kind]:
         raise BadParameter(
             f"An answer of {chosen.name} is written as {' or '.join(_WRITTEN[chosen.kind])}; name OUT so."
@@ -86,21 +86,10 @@ def _media_type(file: Path) -> str:
         raise UnsupportedMediaType(f"{file.name} is read by its suffix; known are {', '.join(MEDIA_TYPES)}.") from None
 
 
-def _method(name: str | None, path: str, kind: str, settings: Settings) -> Method:
-    """The method of that name; without one, the first that fits the model."""
-    if name is not None:
-        if name not in METHODS:
-            raise BadParameter(f"There is no method '{name}'. Known: {', '.join(METHODS)}.")
-        return METHODS[name]
-    fitting = [method for method in METHODS.values() if method.kind == kind]
-    if kind == "image":
-        (card,) = run([ExplainTask(find(path, settings), "inspect")], settings)
-        if isinstance(card, ExplainError):
-            raise card
-        fitting = [METHODS[explainer] for explainer in card.explainers]
-    if not fitting:
-        raise MethodNotApplicable(f"No method explains this model; `onnxplain check {path}` tells why.")
-    return fitting[0]
+def _method(name: str) -> Method:
+    if name not in METHODS:
+        raise BadParameter(f"There is no method '{name}'. Known: {', '.join(METHODS)}.")
+    return METHODS[name]
 
 
 def _write(out: Path, document: dict[str, Any], answer: Any, *, heatmap_only: bool) -> None:
