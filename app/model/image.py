@@ -24,7 +24,7 @@ from app.model.explainer_file import explainer_file
 from app.model.graph import trim
 from app.model.inspection import PictureGraph
 from app.model.layers import Candidate, SpatialLayers
-from app.model.session import Cancellation, Session
+from app.model.session import Cancellation, Session, release_memory
 from app.model.tails import TARGETS, cut_head, cut_tail, pick_rows, repeated
 
 Floats = NDArray[np.float32]
@@ -279,6 +279,7 @@ class ImageModel:
         if self._input_gradient is None:
             session, names = self._differentiated([self._picture.source], self._weights())
             self._input_gradient = session, names[0]
+            release_memory()
         session, gradient_name = self._input_gradient
         scores, gradients, start = [], [], 0
         for part in self._runs(x):
@@ -301,6 +302,7 @@ class ImageModel:
             biases = biases_of(self._picture, weights)
             session, names = self._differentiated([self._picture.source, *biases], weights)
             self._bias_gradients = session, names, list(biases.values())
+            release_memory()
         session, names, values = self._bias_gradients
         feeds = {self._picture.source: self._laid_out(x), COTANGENT: one_hot([target], len(self._picture.classes))}
         gradient, *gradients = session.run({name: feeds[name] for name in session.inputs}, names)
@@ -373,6 +375,8 @@ class ImageModel:
         while len(self._layers) >= _KEPT_LAYERS:
             self._layers.popitem(last=False)
         self._layers[name] = sessions
+        del weights, head
+        release_memory()
         return sessions
 
     def _channels_first(self, gradient: Floats) -> Floats:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, TensorProto, ValueInfoProto, checker, helper, inliner, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, inliner, version_converter
 
 from app.cards import Kind
 from app.errors import ModelNotFound, ModelRefused, ModelUnavailable
@@ -17,13 +17,15 @@ from app.model.image import ImageModel
 from app.model.image_loading import load_image
 from app.model.manifest import Identity, Manifest, read_manifest
 from app.model.scores import FLOATS
-from app.model.session import Cancellation, Session
+from app.model.session import Cancellation, Session, release_memory
 from app.model.tabular import TabularModel, load_tabular
 
 MODEL_FILE = "model.onnx"
 MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit
 OPSET = 18  # from this version on axes, bounds and paddings are inputs of their nodes, and rules know one form only
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what the runtime has without foreign libraries
+NODES = 100_000  # the largest networks have some ten thousand
+NAME_CHARACTERS = 4096
 _SMALL = 1024  # elements; larger weights are no shapes or axes, and need not travel through checker and converter
 
 
@@ -56,9 +58,16 @@ def load(
     manifest = read_manifest(folder)
     model, digest = read_model(file, sha256)
     identity = Identity(name, version, digest)
+    loaded: ImageModel | TabularModel
     if kind_of(Graph(model), manifest) == "image":
-        return load_image(model, manifest, identity, folder, lambda: read_model(file, digest)[0], cancellation, threads)
-    return load_tabular(model, manifest, path if folder else path.parent, identity, cancellation, threads)
+        loaded = load_image(
+            model, manifest, identity, folder, lambda: read_model(file, digest)[0], cancellation, threads
+        )
+    else:
+        loaded = load_tabular(model, manifest, path if folder else path.parent, identity, cancellation, threads)
+    del model
+    release_memory()
+    return loaded
 
 
 def load_unoptimised(path: Path, cancellation: Cancellation) -> None:
@@ -104,6 +113,7 @@ def parse_model(content: bytes) -> ModelProto:
         ) from error
     if not model.graph.node or not model.opset_import:
         raise ModelRefused("The file is not an ONNX model: it has no graph with operators; export it again.")
+    _require_plain_size(model)
     _require_single_file(model)
     _require_known_domains(model)
     return _in_one_dialect(model)
@@ -155,6 +165,45 @@ def _require_known_domains(model: ModelProto) -> None:
                 f"The operator {node.domain}.{node.op_type} is not one that ONNX Runtime has by itself; "
                 f"export the model with operators of {', '.join(sorted(DOMAINS - {''}))}."
             )
+
+
+def _require_plain_size(model: ModelProto) -> None:
+    """Refuse what no exporter writes: a graph without inputs, names like novels, more nodes than any network has.
+
+    Nodes are counted as they will be once functions are inlined: ten functions that call each other ten times are short
+    in the file and endless in memory.
+    """
+    values = (*model.graph.input, *model.graph.output)
+    if not model.graph.input:
+        raise ModelRefused("The model has no input, so there is nothing to explain; export it with its inputs.")
+    if any(len(value.name) > NAME_CHARACTERS for value in values):
+        raise ModelRefused(
+            f"A name in the model has more than {NAME_CHARACTERS} characters; export it with shorter names."
+        )
+    if len(model.graph.node) > NODES:
+        raise ModelRefused(f"The model has more than {NODES} operators; use a smaller one.")
+    functions = {(function.domain, function.name): function.node for function in model.functions}
+    counted: dict[tuple[str, str], int] = {}
+
+    def count(nodes: Iterable[NodeProto], depth: int) -> int:
+        if depth > len(functions):
+            raise ModelRefused("The model's functions call themselves; export it without recursion.")
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in functions and key not in counted:
+                counted[key] = count(functions[key], depth + 1)
+            total += counted.get(key, 1)
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    total += count(graph.node, depth)
+        return total
+
+    nodes = count(model.graph.node, 0)
+    if nodes > NODES:
+        raise ModelRefused(
+            f"The model has {nodes} operators, more than the {NODES} that are loaded; use a smaller one."
+        )
 
 
 def _in_one_dialect(model: ModelProto) -> ModelProto:

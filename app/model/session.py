@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from app.errors import Cancelled, InputRefusedByModel, ModelRefused
+from app.errors import Cancelled, InputRefusedByModel, InputTooLarge, ModelRefused
 
 ort.set_default_logger_severity(4)  # what goes wrong is raised; the log would only repeat it, with paths
 
@@ -91,14 +94,14 @@ class Session:
             ) from error
         try:
             self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
+            self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
         except Exception as error:
             raise ModelRefused(
                 f"ONNX Runtime {ort.__version__} cannot load this model ({_sentence(error)}); "
                 "export it again with operators that this runtime has."
             ) from error
         self._cancellation = cancellation
-        self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
-        self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None) -> list[Any]:
         """The wanted outputs (default: all, in the graph's order).
@@ -106,18 +109,36 @@ class Session:
         Raises:
             Cancelled: the run was stopped from another thread.
             InputRefusedByModel: the runtime failed on these values or shapes.
+            InputTooLarge: the run needs more memory than this process may use.
         """
         options = self._cancellation.begin()
         try:
             results: list[Any] = self._session.run(outputs, feeds, options)
         except Exception as error:
             self._cancellation.check()
+            if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise InputTooLarge(
+                    "Running the model on this input needs more memory than a worker may use; send less at once."
+                ) from error
             raise InputRefusedByModel(
                 f"The model's runtime refused this input ({_sentence(error)}); check its shape, types and values."
             ) from error
         finally:
             self._cancellation.end()
         return results
+
+
+_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate", "bad array new length", "Available memory of")
+
+
+def release_memory() -> None:
+    """Give back what loading a model used for a moment, which is as much as its weights two or three times over.
+
+    glibc keeps freed memory for later; a worker that has loaded a model will not need that much again.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call, and need none
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _sentence(error: Exception) -> str:
