@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ def find(model: str, settings: Settings) -> ModelRef:
         ModelNotFound: neither an .onnx file, nor a folder with one, nor a name in the models' folder.
     """
     for path in (Path(model), settings.models / model):
-        if path.is_file() or (path / "model.onnx").is_file():
-            return ModelRef(path.stem if path.is_file() else path.resolve().name, str(path))
+        file = path if path.is_file() else path / "model.onnx"
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            return ModelRef(path.stem if path.is_file() else path.resolve().name, str(path), digest)
     raise ModelNotFound(
         f"'{model}' is neither an .onnx file nor a folder with a model.onnx, and {settings.models} has no model of this name."
     )
