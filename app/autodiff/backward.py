@@ -172,7 +172,7 @@ def _assemble(
     wanted = list(dict.fromkeys([output, *gradients, *names.values()]))
     nodes = _alive([*graph.nodes, *op.nodes], wanted)
     read = {name for node in nodes for name in [*node.input, *captured(node)]} | set(wanted)
-    inputs = [graph.inputs[name] for name in graph.inputs if name in read]
+    inputs = [_describe(graph, name, name) for name in graph.inputs if name in read]
     described = {output: output, **{t: t for t in gradients}, **{v: k for k, v in names.items()}}
     model = helper.make_model(
         helper.make_graph(
@@ -200,8 +200,9 @@ def _alive(nodes: Sequence[NodeProto], wanted: Iterable[str]) -> list[NodeProto]
 
 
 def _describe(graph: Graph, name: str, like: str) -> ValueInfoProto:
-    """A graph input or output of the type of a forward tensor; lengths that follow the batch stay open."""
-    return helper.make_tensor_value_info(name, _float_type(graph, like), graph.shape(like))
+    """A graph input or output of the type of a forward tensor; all that have the batch as an axis name it alike."""
+    kind = graph.dtype(like) if name == like else _float_type(graph, like)
+    return helper.make_tensor_value_info(name, kind or TensorProto.FLOAT, graph.named_shape(like))
 
 
 def _float_type(graph: Graph, name: str) -> int:

@@ -79,11 +79,16 @@ class Emitter:
             if name not in self._taken:
                 return name
 
-    def reshape_like(self, value: str, like: str) -> str:
-        """The value in the shape of a tensor of the forward graph; written down where at most one length is open."""
-        shape = self.graph.shape(like)
+    def reshape_like(self, value: str, like: str, of: str | None = None) -> str:
+        """The value in the shape of the forward tensor `like`; written down where at most one length is open.
+
+        Where the value has the shape of another forward tensor `of` and shares its open first axis, that axis is copied by 0
+        instead of worked out by -1. So ONNX Runtime still knows both batches to be one, and keeps blocked layouts across both.
+        """
+        shape, before, after = self.graph.shape(like), self.graph.extents(of or ""), self.graph.extents(like)
         if shape is not None and shape.count(None) <= 1 and 0 not in shape:
-            return self.Reshape(value, np.array([-1 if d is None else d for d in shape], np.int64))
+            shared = None not in (before, after) and shape[:1] == (None,) and (before or ())[:1] == (after or ())[:1]
+            return self.Reshape(value, np.array([d if d is not None else 0 if shared else -1 for d in shape], np.int64))
         return self.Reshape(value, self.Shape(like))
 
     def repeat(self, value: str, like: str, axes: list[int]) -> str:

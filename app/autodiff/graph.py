@@ -108,8 +108,10 @@ class Graph:
         self.inputs = {i.name: i for i in model.graph.input if i.name not in self.initializers}
         self.producers = {name: node for node in self.nodes for name in node.output if name}
         self._constants: dict[str, Array | None] = {}
-        batches = PROBED_BATCHES if any(_open_batch(i) for i in self.inputs.values()) else PROBED_BATCHES[:1]
-        self._probes = [_Probe(self, batch) for batch in batches]
+        symbols = [dim.dim_param for i in self.inputs.values() if (dim := _open_batch(i)) is not None]
+        self.batch = next((symbol for symbol in symbols if symbol), "batch")
+        self._batches = PROBED_BATCHES if symbols else ()
+        self._probes = [_Probe(self, batch) for batch in self._batches or PROBED_BATCHES[:1]]
 
     def dtype(self, name: str) -> int | None:
         """Element type as in `onnx.TensorProto`, None where unknown."""
@@ -132,6 +134,15 @@ class Graph:
         """Static lengths; None for an axis that follows the batch or is unknown."""
         extents = self.extents(name)
         return None if extents is None else tuple(e[0] if e is not None and len(set(e)) == 1 else None for e in extents)
+
+    def named_shape(self, name: str) -> tuple[int | str | None, ...] | None:
+        """The shape with the batch's name where an axis follows it one to one."""
+        extents, shape = self.extents(name), self.shape(name)
+        if extents is None or shape is None:
+            return None
+        return tuple(
+            self.batch if extent == self._batches else length for extent, length in zip(extents, shape, strict=True)
+        )
 
     def constant(self, name: str) -> Array | None:
         """The tensor's content where it does not depend on the graph's inputs, worked out if need be."""

@@ -7,21 +7,22 @@ import math
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Node
 from app.autodiff.rule import Cotangents, vjp
+from app.autodiff.rules.gates import above, below, complement
 
 
 @vjp("Relu")
 def relu(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = max(x, 0);  dx = g where y > 0."""
     (y,) = node.outputs
-    return [op.Where(op.Greater(y, 0.0), g, 0.0)]
+    return [above(op, g, y)]
 
 
 @vjp("LeakyRelu")
 def leaky_relu(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = x where x > 0, else alpha x;  dx = g, else alpha g. The sign of y is that of x unless alpha is negative."""
     alpha = float(node.attribute("alpha", 0.01))
-    seen = node.outputs[0] if alpha >= 0 else node.input(0)
-    return [op.Where(op.Greater(seen, 0.0), g, op.Mul(g, alpha))]
+    positive = op.Greater(node.outputs[0] if alpha >= 0 else node.input(0), 0.0)
+    return [op.Mul(g, op.Where(positive, 1.0, alpha))]
 
 
 @vjp("PRelu", broadcasts=True)
@@ -61,28 +62,28 @@ def celu(op: Emitter, node: Node, g: str) -> Cotangents:
 @vjp("ThresholdedRelu")
 def thresholded_relu(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = x where x > alpha, else 0;  dx = g there."""
-    return [op.Where(op.Greater(node.input(0), float(node.attribute("alpha", 1.0))), g, 0.0)]
+    return [above(op, g, node.input(0), float(node.attribute("alpha", 1.0)))]
 
 
 @vjp("Shrink")
 def shrink(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = x + bias where x < -lambda, x - bias where x > lambda, else 0;  dx = g where |x| > lambda."""
-    return [op.Where(op.Greater(op.Abs(node.input(0)), float(node.attribute("lambd", 0.5))), g, 0.0)]
+    return [above(op, g, op.Abs(node.input(0)), float(node.attribute("lambd", 0.5)))]
 
 
 @vjp("Sigmoid")
 def sigmoid(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = 1 / (1 + exp(-x));  dx = g y (1 - y)."""
     (y,) = node.outputs
-    return [op.Mul(g, op.Mul(y, op.Sub(1.0, y)))]
+    return [op.Mul(op.Mul(g, y), complement(op, y))]
 
 
 @vjp("HardSigmoid")
 def hard_sigmoid(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = min(max(a x + b, 0), 1);  dx = a g where 0 < y < 1."""
     (y,) = node.outputs
-    sloped = op.And(op.Greater(y, 0.0), op.Less(y, 1.0))
-    return [op.Where(sloped, op.Mul(g, float(node.attribute("alpha", 0.2))), 0.0)]
+    sloped = below(op, above(op, g, y), y, 1.0)
+    return [op.Mul(sloped, float(node.attribute("alpha", 0.2)))]
 
 
 @vjp("HardSwish")
@@ -90,8 +91,8 @@ def hard_swish(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = x h with h = min(max(x/6 + 1/2, 0), 1);  dx = g (h + x/6 where 0 < h < 1)."""
     (x,) = node.inputs
     h = op.HardSigmoid(x, alpha=1 / 6, beta=0.5)
-    sloped = op.And(op.Greater(h, 0.0), op.Less(h, 1.0))
-    return [op.Mul(g, op.Add(h, op.Where(sloped, op.Mul(x, 1 / 6), 0.0)))]
+    sloped = below(op, above(op, x, h), h, 1.0)
+    return [op.Mul(g, op.Add(h, op.Mul(sloped, 1 / 6)))]
 
 
 @vjp("Tanh")
@@ -130,7 +131,7 @@ def swish(op: Emitter, node: Node, g: str) -> Cotangents:
     (x,), (y,) = node.inputs, node.outputs
     alpha = float(node.attribute("alpha", 1.0))
     s = op.Sigmoid(op.Mul(x, alpha))
-    return [op.Mul(g, op.Add(s, op.Mul(op.Mul(y, alpha), op.Sub(1.0, s))))]
+    return [op.Mul(g, op.Add(s, op.Mul(op.Mul(y, alpha), complement(op, s))))]
 
 
 @vjp("Gelu")
@@ -156,11 +157,11 @@ def gelu(op: Emitter, node: Node, g: str) -> Cotangents:
 def clip(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = min(max(x, low), high);  dx = g where low < y < high."""
     (y,) = node.outputs
-    low, high = node.input(1), node.input(2)
-    if low:
-        g = op.Where(op.Greater(y, low), g, 0.0)
-    if high:
-        g = op.Where(op.Less(y, high), g, 0.0)
+    low, high = node.constant(1), node.constant(2)
+    if node.input(1):
+        g = above(op, g, y, low.item()) if low is not None else op.Where(op.Greater(y, node.input(1)), g, 0.0)
+    if node.input(2):
+        g = below(op, g, y, high.item()) if high is not None else op.Where(op.Less(y, node.input(2)), g, 0.0)
     return [g, *[None] * (len(node.inputs) - 1)]
 
 

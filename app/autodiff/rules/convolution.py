@@ -10,6 +10,7 @@ import numpy as np
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Array, Node
 from app.autodiff.rule import Cotangents, unsupported, vjp
+from app.autodiff.rules.gates import enter_blocks
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _transposed(op: Emitter, node: Node, g: str, window: Window) -> str:
             if size is not None
         ]
         pads = [*window.begins, *window.ends]
-        return op.ConvTranspose(g, node.input(1), pads=pads, output_padding=rest, **settings)
+        return enter_blocks(op, op.ConvTranspose(g, node.input(1), pads=pads, output_padding=rest, **settings), node)
     axes = list(range(2, 2 + len(sizes)))
     full = op.ConvTranspose(g, node.input(1), **settings)
     size = op.Slice(op.Shape(node.input(0)), [2], [2 + len(sizes)])

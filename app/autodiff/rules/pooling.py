@@ -10,6 +10,7 @@ from app.autodiff.emit import Emitter
 from app.autodiff.graph import Array, Node
 from app.autodiff.rule import Cotangents, unsupported, vjp
 from app.autodiff.rules.convolution import Window, spatial
+from app.autodiff.rules.gates import stays_blocked
 
 
 @vjp("MaxPool")
@@ -24,7 +25,7 @@ def max_pool(op: Emitter, node: Node, g: str) -> Cotangents:
     _, places = op.emit("MaxPool", x, outputs=2, **settings)
     zeros = op.ConstantOfShape(op.Reshape(op.Size(x), [1]), value=op.zero())
     sums = op.ScatterElements(zeros, op.Reshape(places, [-1]), op.Reshape(g, [-1]), axis=0, reduction="add")
-    return [op.reshape_like(sums, x)]
+    return [op.Reshape(sums, op.Shape(x))]
 
 
 @vjp("MaxUnpool")
@@ -85,11 +86,8 @@ def _sum_over_windows(op: Emitter, node: Node, g: str, window: Window, weights: 
         scale = weight * math.prod(window.kernel)
         return pooled if scale == 1 else op.Mul(pooled, scale)
     if plain and window.strides == window.kernel and all(o * k == n and not p for k, o, n, p in reach):
-        scales = np.array([1, 1, *window.kernel], np.float32)
-        repeated = op.Resize(
-            g, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
-        )
-        return op.Mul(repeated, weight)
+        settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return op.Resize(op.Mul(g, weight), None, np.array([1, 1, *window.kernel], np.float32), **settings)
     for axis, means in enumerate(weights):
         g = along(op, g, 2 + axis, 2 + len(weights), means.T)
     return g
@@ -114,9 +112,20 @@ def global_average_pool(op: Emitter, node: Node, g: str) -> Cotangents:
     sizes = spatial(node)
     if None in sizes:
         share = op.Div(g, op.Cast(op.Div(op.Size(x), op.Size(g)), to=op.dtype))
-    else:
-        share = op.Mul(g, 1 / math.prod(size or 1 for size in sizes))
-    return [op.repeat(share, x, list(range(2, 2 + len(sizes))))]
+        return [op.Expand(share, op.Shape(x))]
+    return [repeat_over_places(op, node, op.Mul(g, 1 / math.prod(size or 1 for size in sizes)))]
+
+
+def repeat_over_places(op: Emitter, node: Node, value: str) -> str:
+    """One number per channel, repeated to every place of the node's input.
+
+    For few places by a pooling whose windows each see the one number and padding: that stays in the blocked layout, Expand does not.
+    """
+    sizes = [size or 1 for size in spatial(node)]
+    if not stays_blocked(op, node) or math.prod(sizes) > 400:
+        return op.repeat(value, node.input(0), list(range(2, 2 + len(sizes))))
+    pads = [size - 1 for size in sizes] * 2
+    return op.AveragePool(op.Mul(value, float(math.prod(sizes))), kernel_shape=sizes, pads=pads, count_include_pad=1)
 
 
 @vjp("GlobalMaxPool")

@@ -8,6 +8,7 @@ from app.autodiff.emit import Emitter
 from app.autodiff.graph import Node
 from app.autodiff.rule import Cotangents, unsupported, vjp
 from app.autodiff.rules.indexing import zeros_like
+from app.autodiff.rules.pooling import repeat_over_places
 
 
 def reduced_axes(node: Node) -> list[int]:
@@ -47,7 +48,10 @@ def reduce_mean(op: Emitter, node: Node, g: str) -> Cotangents:
         share = op.Div(g, op.Cast(op.Div(op.Size(x), op.Size(g)), to=op.dtype))
     else:
         share = op.Mul(g, 1 / math.prod(length or 1 for length in lengths))
-    return _spread(node, op.repeat(restore(op, node, share, axes), x, axes))
+    share = restore(op, node, share, axes)
+    if len(shape) == 4 and axes == [2, 3] and None not in lengths:
+        return _spread(node, repeat_over_places(op, node, share))
+    return _spread(node, op.repeat(share, x, axes))
 
 
 @vjp("ReduceMax", "ReduceMin")

@@ -26,7 +26,7 @@ def cast(op: Emitter, node: Node, g: str) -> Cotangents:
 @vjp("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = x in another shape;  dx = g in the shape of x."""
-    return [op.reshape_like(g, node.input(0)), *[None] * (len(node.inputs) - 1)]
+    return [op.reshape_like(g, node.input(0), of=node.outputs[0]), *[None] * (len(node.inputs) - 1)]
 
 
 @vjp("Expand", broadcasts=True)
