@@ -103,7 +103,7 @@ def _decode(file: PictureFile) -> Image.Image:
     if isinstance(key, int) and image.mode == "L":  # a PNG's key is a raw sample, its pixels are scaled to 8 bits
         image.info["transparency"] = (key & (2**file.bit_depth - 1)) * 255 // (2**file.bit_depth - 1)
     if key is None and image.mode not in ("LA", "PA", "RGBA"):
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # converting would copy
     image = image.convert("RGBA")
     white = Image.new("RGB", image.size, "white")
     white.paste(image, mask=image.getchannel("A"))
