@@ -128,7 +128,16 @@ class Session:
         return results
 
 
-_OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate", "bad array new length", "Available memory of")
+# What ONNX Runtime and its allocators say; it has no error of its own for this.
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "bad array new length",
+    "Failed to allocate",
+    "Available memory of",
+    "size overflowed",
+    "Integer overflow",
+    "the supported maximum of",
+)
 
 
 def release_memory() -> None:

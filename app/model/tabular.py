@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from app.cards import Feature, ModelCard, TabularSpec
-from app.errors import ModelRefused
+from app.errors import InputTooLarge, ModelRefused
 from app.explainers.blackbox import BlackBox
 from app.explainers.metrics import Predicted
 from app.explainers.permutation import Evaluator, Group, Rows
@@ -276,6 +276,10 @@ def _forward_ms(model: ModelProto, inputs: tuple[TableInput, ...], answer: Answe
             started = time.perf_counter()
             session.run(feeds, [*answer.scores] or None)
             best = min(best, time.perf_counter() - started)
+    except InputTooLarge as error:
+        raise ModelRefused(
+            f"The model needs more memory than a worker may use, even for {rows} rows; use a smaller one."
+        ) from error
     except Exception:  # noqa: BLE001  # made-up rows may be refused by a graph that takes real ones
         return 0.0
     return float(best) * 1000 / rows
