@@ -28,7 +28,7 @@ export async function prepare(card, chosen, signal) {
   const { predictions } = await json(`/v1/models/${card.name}/predictions`, { method: "POST", file: upload(chosen), signal });
   if (address) URL.revokeObjectURL(address);
   [model, file, address] = [card, chosen, URL.createObjectURL(chosen)];
-  const classes = classPicker(predictions[0]);
+  const classes = classPicker(predictions[0].map(asClass));
   const extra = element("div");
   let options;
   const refresh = () => {
@@ -50,6 +50,10 @@ export async function prepare(card, chosen, signal) {
   refresh();
   return fields;
 }
+
+/** A regression answers plain numbers: outputs without a probability. */
+const asClass = (entry, index) =>
+  typeof entry === "number" ? { index, label: model.classes[index] ?? `output ${index}`, score: entry, probability: null } : entry;
 
 const upload = (chosen) => ({ field: "image", blob: chosen, name: chosen.name });
 
