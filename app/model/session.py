@@ -101,6 +101,8 @@ class Session:
                 f"ONNX Runtime {ort.__version__} cannot load this model ({_sentence(error)}); "
                 "export it again with operators that this runtime has."
             ) from error
+        # The wrapper keeps the bytes to be able to change providers later, which never happens here: a copy of all weights.
+        self._session._model_bytes = None  # noqa: SLF001
         self._cancellation = cancellation
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None) -> list[Any]:
