@@ -144,17 +144,23 @@ class TreeEnsemble:
 
     def _transform(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.post == "LOGISTIC":
-            # The runtime's expf is correctly rounded, as good as always; so is float64's, rounded once more.
-            value = 1 / (1 + np.exp(-np.abs(sums).astype(np.float64)).astype(np.float32))
+            value = 1 / (1 + _exp(-np.abs(sums)))
             return np.where(sums < 0, 1 - value, value)
         if self.post == "SOFTMAX":
-            powers = np.exp((sums - sums.max(axis=1, keepdims=True)).astype(np.float64)).astype(np.float32)
+            powers = _exp(sums - sums.max(axis=1, keepdims=True))
             total = powers[:, 0].copy()
             for column in powers.T[1:]:
                 total += column
             scores: NDArray[np.float32] = powers / total[:, None]
             return scores
         return sums
+
+
+def _exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The C library's expf, which the runtime uses, too; NumPy's own exp of float32 rounds differently, that of complex64
+    calls the library's.
+    """
+    return np.ascontiguousarray(np.exp(x.astype(np.complex64)).real)
 
 
 def mean_depth(trees: Sequence[Tree]) -> float:
