@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
-.PHONY: help serve install test check fix bench parity soak models constraints clean
+.PHONY: help serve install test check fix bench parity soak constraints clean
 help:  ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -25,7 +25,8 @@ check: $(DEVELOPMENT)  ## lint, format, types
 fix: $(DEVELOPMENT)  ## let ruff mend and format what it can, and bring the generated documents up to date
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/cog -r openapi.md
+	$(BIN)/cog -r -I . openapi.md
+	$(BIN)/cog -r README.md
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
