@@ -95,17 +95,23 @@ def _prepare(model: onnx.ModelProto, output: str, wrt: Sequence[str]) -> tuple[G
         functions = {n.operator for n in path if n.operator not in RULES and is_function(n.operator)}
         if not functions:
             return graph, path
-        graph = Graph(normalise(expand(graph.model, functions)))
+        graph = Graph(normalise(expand(graph, functions)))
 
 
 def _path(graph: Graph, output: str, wrt: Iterable[str]) -> list[Node]:
     """The nodes through which `output` depends differentiably on `wrt`, in the order of the graph."""
+
+    def flat(node: NodeProto) -> tuple[int, ...]:
+        rule = RULES.get(f"{node.domain}.{node.op_type}" if node.domain else node.op_type)
+        return rule.flat if rule else ()
+
     moved = set(wrt)
     candidates = []
     for node in graph.nodes:
         if node.op_type in ZERO_DERIVATIVE and not node.domain:
             continue
-        carried = [name for name in [*node.input, *captured(node)] if name in moved]
+        read = [name for index, name in enumerate(node.input) if index not in flat(node)]
+        carried = [name for name in [*read, *captured(node)] if name in moved]
         if carried:
             quantised = node.op_type in QUANTISING or node.domain or not all(map(graph.is_float, carried))
             moved |= {name for name in node.output if name and (quantised or graph.is_float(name))}
@@ -113,9 +119,9 @@ def _path(graph: Graph, output: str, wrt: Iterable[str]) -> list[Node]:
     needed, path = {output}, []
     for proto in reversed(candidates):
         if not needed.isdisjoint(proto.output):
-            wanted = tuple(name in moved for name in proto.input)
+            wanted = tuple(name in moved and index not in flat(proto) for index, name in enumerate(proto.input))
             path.append(Node(proto, graph, wanted))
-            needed |= {name for name in proto.input if name in moved}
+            needed |= {name for name, needs in zip(proto.input, wanted, strict=True) if needs}
     return path[::-1]
 
 

@@ -112,6 +112,10 @@ class Graph:
         self.batch = next((symbol for symbol in symbols if symbol), "batch")
         self._batches = PROBED_BATCHES if symbols else ()
         self._probes = [_Probe(self, batch) for batch in self._batches or PROBED_BATCHES[:1]]
+        if (
+            self._probes[-1].contradictions > self._probes[0].contradictions
+        ):  # declared open, but written for a batch of 1
+            self._batches, self._probes = (), self._probes[:1]
 
     def dtype(self, name: str) -> int | None:
         """Element type as in `onnx.TensorProto`, None where unknown."""
@@ -173,6 +177,7 @@ class _Probe:
     def __init__(self, graph: Graph, batch: int) -> None:
         self.types: dict[str, TypeProto] = {}
         self.values: dict[str, Array] = {}
+        self.contradictions = 0
         self._graph = graph
         self._imports = list(graph.model.opset_import)
         for name, tensor in graph.initializers.items():
@@ -207,7 +212,9 @@ class _Probe:
             try:
                 schema = defs.get_schema(node.op_type, self._graph.opset[node.domain], node.domain)
                 self.types |= shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self._imports)
-            except (defs.SchemaError, shape_inference.InferenceError, KeyError, RuntimeError):
+            except shape_inference.InferenceError:
+                self.contradictions += 1
+            except (defs.SchemaError, KeyError, RuntimeError):
                 pass  # an operator of another domain, or one whose shape cannot be told: rules then work at run time
         if node.op_type == "Shape":
             self._keep_shape(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import onnx
-from onnx import GraphProto, NodeProto, defs, inliner, version_converter
+from onnx import GraphProto, NodeProto, defs, helper, inliner, version_converter
 
 from app.autodiff.graph import Graph
 from app.errors import ModelRefused
@@ -37,9 +37,26 @@ def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def expand(model: onnx.ModelProto, operators: Iterable[str]) -> onnx.ModelProto:
-    """The model with operators replaced by the function bodies that the ONNX specification gives for them."""
-    return inliner.inline_selected_functions(model, [("", name) for name in operators], inline_schema_functions=True)
+def expand(graph: Graph, operators: Iterable[str]) -> onnx.ModelProto:
+    """The model with operators replaced by the function bodies that the ONNX specification gives for them.
+
+    The inliner wants every type declared and every attribute written out, for it leaves defaults of a function's attributes empty.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    chosen = set(operators)
+    declared = {v.name for v in [*model.graph.input, *model.graph.output, *model.graph.value_info]}
+    for node in model.graph.node:
+        for name in node.input:
+            kind = graph.dtype(name)
+            if node.op_type in chosen and name and kind is not None and name not in declared:
+                declared.add(name)
+                model.graph.value_info.append(helper.make_tensor_value_info(name, kind, graph.named_shape(name)))
+        if node.op_type in chosen:
+            schema, given = defs.get_schema(node.op_type, graph.opset[""]), {a.name for a in node.attribute}
+            defaults = [a.default_value for name, a in schema.attributes.items() if name not in given]
+            node.attribute.extend(default for default in defaults if default.type)
+    return inliner.inline_selected_functions(model, [("", name) for name in chosen], inline_schema_functions=True)
 
 
 def is_function(operator: str) -> bool:
@@ -63,17 +80,25 @@ def _upgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     known = {i.name for i in slim.graph.input}
     del slim.graph.initializer[:]
     slim.graph.initializer.extend(small)
-    stand_ins = [
-        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large if t.name not in known
-    ]
+    stand_ins = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large if t.name not in known]
     slim.graph.input.extend(stand_ins)
     slim.ir_version = max(slim.ir_version, 8)
+    simple = {node.output[0] for node in slim.graph.node if version <= 10 and node.op_type in ("Upsample", "Resize")}
     try:
         upgraded = version_converter.convert_version(slim, DIALECT)
     except Exception as error:
         raise ModelRefused(
             f"The model cannot be brought from opset {version} to {DIALECT} ({error}). Export it again with opset {DIALECT} or newer."
         ) from error
+    for node in upgraded.graph.node:
+        if (
+            node.op_type == "Resize" and node.output[0] in simple
+        ):  # until opset 10 there was but one way, and the converter forgets it
+            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
     added = {i.name for i in stand_ins}
     inputs = [i for i in upgraded.graph.input if i.name not in added]
     del upgraded.graph.input[:]
@@ -100,7 +125,7 @@ def _resolve_branches(model: onnx.ModelProto) -> onnx.ModelProto:
         weights.extend(branch.initializer)
         nodes.extend(branch.node)
         nodes.extend(
-            onnx.helper.make_node("Identity", [inner.name], [outer])
+            helper.make_node("Identity", [inner.name], [outer])
             for inner, outer in zip(branch.output, node.output, strict=True)
         )
     if not found:

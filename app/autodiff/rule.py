@@ -21,18 +21,20 @@ class Rule:
         write: the function that emits it.
         broadcasts: its cotangents have the output's shape; the driver sums them over broadcast axes.
         every_output: it takes one cotangent per output (None for an unused one) instead of the first output's only.
+        flat: inputs on whose values the output does not depend; the path does not lead through them.
     """
 
     write: Callable[..., Cotangents]
     broadcasts: bool = False
     every_output: bool = False
+    flat: tuple[int, ...] = ()
 
 
 RULES: dict[str, Rule] = {}
 
 
 def vjp(
-    *operators: str, broadcasts: bool = False, every_output: bool = False
+    *operators: str, broadcasts: bool = False, every_output: bool = False, flat: tuple[int, ...] = ()
 ) -> Callable[[Callable[..., Cotangents]], Callable[..., Cotangents]]:
     """Enter the decorated function into the table as the rule of these operators."""
 
@@ -40,7 +42,7 @@ def vjp(
         for operator in operators:
             if operator in RULES:
                 raise ValueError(f"{operator} has a rule already.")
-            RULES[operator] = Rule(write, broadcasts, every_output)
+            RULES[operator] = Rule(write, broadcasts, every_output, flat)
         return write
 
     return enter

@@ -16,7 +16,7 @@ def identity(op: Emitter, node: Node, g: str) -> Cotangents:
     return [g]
 
 
-@vjp("Cast", "CastLike")
+@vjp("Cast", "CastLike", flat=(1,))
 def cast(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = x in another floating type;  dx = g in the type of x."""
     others = [None] * (len(node.inputs) - 1)

@@ -1,0 +1,238 @@
+"""The driver: what it walks, adds up, drops and refuses; and whole networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from app.autodiff import MissingRule, differentiate, missing_rules
+from app.errors import UnsupportedOperator
+from tests import graphs
+from tests.graphs import Array, node
+
+
+def values(model: onnx.ModelProto, feeds: dict[str, Array]) -> dict[str, Array]:
+    """Every output of the model, by name, from ONNX Runtime."""
+    session = ort.InferenceSession(model.SerializeToString())
+    return dict(zip((o.name for o in session.get_outputs()), session.run(None, feeds), strict=True))
+
+
+def floats(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+
+
+def test_cotangents_of_a_tensor_used_twice_are_added() -> None:
+    """y = x * x + x has the slope 2x + 1."""
+    model = graphs.model([node("Mul", ["x", "x"], ["s"]), node("Add", ["s", "x"], ["y"])], [floats("x", "N", 3)], ["y"])
+    result = differentiate(model, "y", ["x"])
+    x = np.array([[1, 2, 3]], np.float32)
+    answer = values(result.model, {"x": x, "cotangent": np.ones_like(x)})
+    np.testing.assert_array_equal(answer[result.gradients["x"]], 2 * x + 1)
+
+
+def test_only_nodes_between_output_and_wanted_tensor_need_rules() -> None:
+    """What has no rule before the layer, or beside the way from it, does no harm and is not kept."""
+    nodes = [
+        node("NonZero", ["x"], ["places"]),
+        node("Cast", ["places"], ["side"], to=TensorProto.FLOAT),
+        node("Hardmax", ["x"], ["layer"]),
+        node("Exp", ["layer"], ["y"]),
+    ]
+    model = graphs.model(nodes, [floats("x", "N", 3)], ["y", "side"])
+    assert missing_rules(model, "y", ["layer"]) == []
+    result = differentiate(model, "y", ["layer"])
+    assert [n.op_type for n in result.model.graph.node if n.op_type in ("NonZero", "Cast")] == []
+
+
+def test_a_missing_rule_is_named_with_its_node() -> None:
+    model = graphs.model(
+        [node("Relu", ["x"], ["r"]), node("Det", ["r"], ["y"], name="the_determinant")], [floats("x", "N", 3, 3)], ["y"]
+    )
+    assert missing_rules(model, "y", ["x"]) == [MissingRule("Det", "the_determinant")]
+    with pytest.raises(UnsupportedOperator, match="Det at node 'the_determinant'") as refusal:
+        differentiate(model, "y", ["x"])
+    assert (refusal.value.operator, refusal.value.node) == ("Det", "the_determinant")
+
+
+def test_an_operator_of_another_domain_is_refused_by_its_full_name() -> None:
+    fused = helper.make_node("FusedMatMul", ["x", "x"], ["y"], domain="com.microsoft")
+    model = graphs.model([fused], [floats("x", 3, 3)], [floats("y", 3, 3)])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(UnsupportedOperator, match=r"com\.microsoft\.FusedMatMul"):
+        differentiate(model, "y", ["x"])
+
+
+def test_a_weight_that_depends_on_the_input_is_refused_and_not_taken_as_constant() -> None:
+    """Conv has no rule for its weights; where they come from the picture the answer would be wrong without one."""
+    nodes = [node("Relu", ["x"], ["w"]), node("Conv", ["x", "w"], ["y"])]
+    model = graphs.model(nodes, [floats("x", 1, 2, 3, 3)], ["y"])
+    with pytest.raises(UnsupportedOperator, match="no gradient for its input 1"):
+        differentiate(model, "y", ["x"])
+
+
+def test_a_tensor_that_the_output_does_not_depend_on_has_gradient_zero() -> None:
+    model = graphs.model(
+        [node("Exp", ["x"], ["y"]), node("Exp", ["z"], ["other"])],
+        [floats("x", "N", 2), floats("z", "N", 2)],
+        ["y", "other"],
+    )
+    result = differentiate(model, "y", ["z"])
+    answer = values(result.model, {name: np.ones((2, 2), np.float32) for name in ("x", "z", "cotangent")})
+    np.testing.assert_array_equal(answer[result.gradients["z"]], np.zeros((2, 2)))
+
+
+def test_whole_numbers_end_the_path() -> None:
+    """y = x * shape(x) passes the gradient through x alone; ArgMax and Cast to int64 pass none."""
+    nodes = [
+        node("ArgMax", ["x"], ["i"], axis=1),
+        node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        node("Mul", ["x", "f"], ["y"]),
+    ]
+    model = graphs.model(nodes, [floats("x", "N", 3)], ["y"])
+    result = differentiate(model, "y", ["x"])
+    answer = values(result.model, {"x": np.array([[1, 5, 9]], np.float32), "cotangent": np.ones((1, 3), np.float32)})
+    np.testing.assert_array_equal(answer[result.gradients["x"]], np.full((1, 3), 2.0))
+
+
+def test_a_cast_passes_the_gradient_in_the_type_of_its_input() -> None:
+    nodes = [
+        node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE),
+        node("Exp", ["d"], ["e"]),
+        node("Cast", ["e"], ["y"], to=TensorProto.FLOAT),
+    ]
+    model = graphs.model(nodes, [floats("x", "N", 3)], ["y"])
+    result = differentiate(model, "y", ["x"])
+    x = np.array([[0.5, 1, 2]], np.float32)
+    answer = values(result.model, {"x": x, "cotangent": np.ones_like(x)})[result.gradients["x"]]
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer, np.exp(x), rtol=1e-6)
+
+
+def test_a_global_mean_and_a_linear_head_have_the_weights_over_the_area_as_gradient() -> None:
+    """The truth that class activation maps rest on: d score_k / d features = W[k] / (u v), at every place."""
+    model = graphs.tiny_cnn()
+    weights = onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "w4"))
+    result = differentiate(model, "scores", ["features"])
+    assert {n.op_type for n in result.model.graph.node if n.output[0].startswith("gradient/")}.isdisjoint(
+        {"Conv", "ConvTranspose"}
+    )
+    answer = values(result.model, {"x": np.ones((5, 3, 12, 12), np.float32), "cotangent": np.eye(5, dtype=np.float32)})
+    expected = np.broadcast_to(weights[:, :, None, None] / 36, (5, 8, 6, 6))
+    np.testing.assert_allclose(answer[result.gradients["features"]], expected, rtol=1e-6)
+
+
+def test_each_picture_of_a_batch_has_the_gradient_that_it_has_alone() -> None:
+    result = differentiate(graphs.tiny_cnn(), "scores", ["x", "features"])
+    rng = np.random.default_rng(3)
+    x, cotangent = (
+        rng.standard_normal((4, 3, 12, 12)).astype(np.float32),
+        rng.standard_normal((4, 5)).astype(np.float32),
+    )
+    together = values(result.model, {"x": x, "cotangent": cotangent})
+    for i in range(4):
+        alone = values(result.model, {"x": x[i : i + 1], "cotangent": cotangent[i : i + 1]})
+        for name in together:
+            np.testing.assert_allclose(together[name][i], alone[name][0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_whole_network_agrees_with_central_differences() -> None:
+    """In float64 on the reference implementation to 1e-6, in float32 on ONNX Runtime to 1e-3."""
+    rng = np.random.default_rng(4)
+    x, cotangent = rng.standard_normal((2, 3, 12, 12)), rng.standard_normal((2, 5))
+    exact = graphs.tiny_cnn(dtype=np.float64)
+    forward = ReferenceEvaluator(exact)
+    result = differentiate(exact, "scores", ["x"])
+    names = [o.name for o in result.model.graph.output]
+    gradient = ReferenceEvaluator(result.model).run(None, {"x": x, "cotangent": cotangent})[
+        names.index(result.gradients["x"])
+    ]
+    direction, step = rng.standard_normal(x.shape), 1e-6
+    ahead, behind = (np.sum(forward.run(None, {"x": x + sign * step * direction})[0] * cotangent) for sign in (1, -1))
+    assert np.sum(gradient * direction) == pytest.approx((ahead - behind) / (2 * step), rel=1e-6)
+    single = differentiate(graphs.tiny_cnn(), "scores", ["x"])
+    answer = values(single.model, {"x": x.astype(np.float32), "cotangent": cotangent.astype(np.float32)})[
+        single.gradients["x"]
+    ]
+    assert np.linalg.norm(answer - gradient) < 1e-3 * np.linalg.norm(gradient)
+
+
+def test_shape_arithmetic_of_exporters_is_seen_through() -> None:
+    """`x.view(x.size(0), -1)` as the older exporter writes it: Shape, Gather, Unsqueeze, Concat, Reshape."""
+    constants = {"zero": np.array(0), "axis": np.array([0]), "rest": np.array([-1]), "w": np.ones((12, 2), np.float32)}
+    nodes = [
+        node("Relu", ["x"], ["r"]),
+        node("Shape", ["r"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["n"]),
+        node("Unsqueeze", ["n", "axis"], ["n1"]),
+        node("Concat", ["n1", "rest"], ["target"], axis=0),
+        node("Reshape", ["r", "target"], ["flat"]),
+        node("MatMul", ["flat", "w"], ["y"]),
+    ]
+    model = graphs.model(nodes, [floats("x", "N", 3, 2, 2)], ["y"], constants)
+    result = differentiate(model, "y", ["x"])
+    x = np.full((2, 3, 2, 2), 1.5, np.float32)
+    answer = values(result.model, {"x": x, "cotangent": np.ones((2, 2), np.float32)})
+    np.testing.assert_array_equal(answer[result.gradients["x"]], np.full_like(x, 2))
+
+
+def test_quantisation_is_passed_straight_through_and_said_so() -> None:
+    """y = dequantised(quantised(x)) * 3: slope 3 within the range, 0 beyond it; the result is marked."""
+    constants = {"s": np.array(0.1, np.float32), "z": np.array(0, np.int8), "w": np.array(3, np.float32)}
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("MaxPool", ["q"], ["p"], kernel_shape=[1, 1]),
+        node("DequantizeLinear", ["p", "s", "z"], ["d"]),
+        node("Mul", ["d", "w"], ["y"]),
+    ]
+    model = graphs.model(nodes, [floats("x", 1, 1, 1, 3)], ["y"], constants)
+    result = differentiate(model, "y", ["x"])
+    assert result.straight_through
+    x = np.array([[[[0.52, -3.33, 40.0]]]], np.float32)
+    answer = values(result.model, {"x": x, "cotangent": np.ones_like(x)})
+    np.testing.assert_allclose(answer[result.gradients["x"]], [[[[3, 3, 0]]]], rtol=1e-6)
+    assert not differentiate(graphs.tiny_cnn(), "scores", ["x"]).straight_through
+
+
+def test_an_integer_convolution_is_refused_and_not_taken_as_flat() -> None:
+    """Its rounded operands carry the picture; leaving them out would give a gradient that is only part of the truth."""
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("MatMulInteger", ["q", "w", "z"], ["i"]),
+        node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        node("Mul", ["f", "s"], ["y"]),
+    ]
+    model = graphs.model(nodes, [floats("x", 2, 3)], ["y"], {"w": np.ones((3, 2), np.uint8)})
+    with pytest.raises(UnsupportedOperator, match=r"MatMulInteger|DynamicQuantizeLinear"):
+        differentiate(model, "y", ["x"])
+
+
+def test_the_model_handed_in_is_not_changed() -> None:
+    model = graphs.tiny_cnn()
+    before = model.SerializeToString()
+    differentiate(model, "scores", ["x"])
+    assert model.SerializeToString() == before
+
+
+def test_the_result_passes_the_onnx_checker_and_declares_its_tensors() -> None:
+    result = differentiate(graphs.tiny_cnn(), "scores", ["features"], cotangent="seed")
+    onnx.checker.check_model(result.model, full_check=True)
+    shapes = {
+        v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in [*result.model.graph.input, *result.model.graph.output]
+    }
+    assert shapes == {
+        "x": ["N", 3, 12, 12],
+        "seed": ["N", 5],
+        "scores": ["N", 5],
+        "features": ["N", 8, 6, 6],
+        "gradient/features": ["N", 8, 6, 6],
+    }
+
+
+def test_an_unknown_output_is_refused() -> None:
+    with pytest.raises(UnsupportedOperator, match="no tensor 'logits'"):
+        differentiate(graphs.tiny_cnn(), "logits", ["x"])
