@@ -6,9 +6,10 @@ knows pydantic; explainers get plain values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import BadParameter
@@ -26,13 +27,18 @@ Chosen = TypeVar("Chosen", bound=Options)
 
 
 def checked(model: type[Chosen], given: Mapping[str, Any]) -> Chosen:
-    """The options that a caller gave, for use in a worker.
+    """The options that a caller gave, for use in a worker: JSON has types, so 0 is not false and "3" is no number.
 
     Raises:
-        BadParameter: a key is unknown, or a value out of range.
+        BadParameter: a key is unknown, or a value of the wrong type or out of range.
     """
+    document = orjson.dumps(dict(given), option=orjson.OPT_SERIALIZE_NUMPY)
+    return _validated(lambda: model.model_validate_json(document, strict=True))
+
+
+def _validated(validate: Callable[[], Chosen]) -> Chosen:
     try:
-        return model.model_validate(dict(given))
+        return validate()
     except ValidationError as error:
         raise BadParameter(sentence(error.errors(include_url=False, include_input=False))) from None
 
@@ -48,7 +54,7 @@ def from_texts(model: type[Options], texts: Mapping[str, Sequence[str]]) -> dict
         field = model.model_fields.get(name)
         plural = field is not None and "tuple" in str(field.annotation)
         given[name] = list(values) if plural else values[-1]
-    return checked(model, given).model_dump(exclude_unset=True, mode="json")
+    return _validated(lambda: model.model_validate(given)).model_dump(exclude_unset=True, mode="json")
 
 
 def sentence(details: Sequence[Any]) -> str:
