@@ -25,11 +25,12 @@ ExplainError
 │   ├── UploadsOff             this service does not let models be changed
 │   └── HostRefused            the request names a host that is not this service
 └── EngineError
-├── Busy                   no worker is free and the queue is full
-├── DeadlineExceeded       the answer was not ready in time
-├── Cancelled              the caller left, or the service is stopping
-├── InputCrashedRuntime    this input made the native runtime crash
-└── WorkerLost             a worker process died for a reason of its own
+    ├── RequestNotFound        no explanation of that request ID is under way
+    ├── Busy                   no worker is free and the queue is full
+    ├── DeadlineExceeded       the answer was not ready in time
+    ├── Cancelled              the caller left, or the service is stopping
+    ├── InputCrashedRuntime    this input made the native runtime crash
+    └── WorkerLost             a worker process died for a reason of its own
 """
 
 from __future__ import annotations
@@ -206,6 +207,13 @@ class HostRefused(AccessError):
 
 class EngineError(ExplainError):
     """Something about the running of the work."""
+
+
+class RequestNotFound(EngineError):
+    """No explanation of that request ID is under way."""
+
+    code = "request_not_found"
+    title = "Nothing of this ID is under way"
 
 
 class Busy(EngineError):

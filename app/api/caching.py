@@ -38,7 +38,12 @@ async def answered(
 
     async def make() -> Response:
         started = time.perf_counter()
-        result = await service.pool.run(task, seconds)
+        request_id = request.scope["request_id"]
+        service.progress[request_id] = 0.0
+        try:
+            result = await service.pool.run(task, seconds, lambda done: service.progress.update({request_id: done}))
+        finally:
+            service.progress.pop(request_id, None)
         note(request.scope, timings_ms=dict(getattr(result, "timings_ms", {})))
         return render(result, started)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.api.schemas import Health, Limits
+from app import errors
+from app.api.problems import documented
+from app.api.schemas import Health, Limits, Progress
 from app.api.state import state
 from app.settings import Settings
 
@@ -31,6 +35,28 @@ async def ready(request: Request) -> Response:
     if reason:
         return JSONResponse({"status": "unavailable", "reason": reason}, 503, {"Retry-After": "1"})
     return JSONResponse({"status": "ok", "reason": ""})
+
+
+@router.get(
+    "/v1/requests/{request_id}",
+    summary="How far has an explanation come?",
+    operation_id="get_progress",
+    responses=documented(errors.RequestNotFound, errors.BadParameter),
+)
+async def progress(
+    request: Request,
+    request_id: Annotated[
+        str,
+        Path(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="What was sent as `X-Request-ID` with the explanation."),
+    ],
+) -> Progress:
+    """The share of the work that is done, while it is under way. To cancel an explanation, close its connection."""
+    under_way = state(request).progress
+    if request_id not in under_way:
+        raise errors.RequestNotFound(
+            "No explanation with this X-Request-ID is under way: it has not come yet, or it has been answered."
+        )
+    return Progress(request_id=request_id, progress=under_way[request_id])
 
 
 @router.get("/v1/limits", summary="Every limit in force", operation_id="limits")

@@ -217,6 +217,13 @@ class PredictionAnswer(Wire):
     timings_ms: dict[str, float]
 
 
+class Progress(Wire):
+    """How far an explanation that is under way has come."""
+
+    request_id: str
+    progress: float = Field(description="Share of the work that is done, 0 to 1; 0 while it waits for a worker.")
+
+
 class Health(Wire):
     """Whether the service lives, or can take work."""
 

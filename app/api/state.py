@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from fastapi import Request
@@ -25,6 +25,7 @@ class State:
     registry: Registry
     cache: ResultCache
     metrics: Metrics
+    progress: dict[str, float] = field(default_factory=dict)  # of the explanations under way, by request ID
     loaded: bool = False
     draining: bool = False
 

@@ -103,13 +103,14 @@ export async function explain(output, signal, tell) {
   fade();
   const began = performance.now();
   for (const [place, method] of chosen.entries()) {
-    tell(`${methods.title(method)}, ${place + 1} of ${chosen.length} …`, chosen.length > 1 ? place / chosen.length : undefined);
+    const doing = `${methods.title(method)}, ${place + 1} of ${chosen.length} …`;
+    tell(doing, chosen.length > 1 ? place / chosen.length : undefined);
     const path = `/v1/models/${model.name}/explanations/${method}`;
     const common = [...form.options(method), ["colormap", form.colormap.value]];
     if (form.layer.value && methods.takes(method, "layer")) common.push(["layer", form.layer.value]);
     // At opacity 1 the overlay is the colours alone; the page lays them over the picture itself.
     const query = [...targets.map((target) => ["target", target]), ...common, ["alpha", "1"]];
-    const answer = await json(path, { method: "POST", query, file: upload(file), signal });
+    const answer = await json(path, { method: "POST", query, file: upload(file), signal, progress: (share) => tell(doing, (place + share) / chosen.length) });
     for (const explanation of answer.explanations) cards.append(await card(answer, explanation, path, common));
     for (const warning of answer.warnings ?? []) warnings.append(element("p", { class: "warning" }, warning));
   }

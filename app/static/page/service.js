@@ -20,10 +20,10 @@ export class Refused extends Error {
 /**
  * Sends a request, whose body is a file, a JSON document, or nothing.
  * @param {string} path
- * @param {{method?: string, query?: [string, string][], file?: {field: string, blob: Blob, name: string}, document?: object, signal?: AbortSignal}} rest
+ * @param {{method?: string, query?: [string, string][], file?: {field: string, blob: Blob, name: string}, document?: object, signal?: AbortSignal, progress?: (share: number) => void}} rest
  */
-export async function send(path, { method = "GET", query = [], file, document, signal } = {}) {
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+export async function send(path, { method = "GET", query = [], file, document, signal, progress } = {}) {
+  const headers = authorization();
   let body;
   if (file) {
     body = new FormData();
@@ -33,15 +33,33 @@ export async function send(path, { method = "GET", query = [], file, document, s
     body = JSON.stringify(document);
   }
   let response;
+  const stop = progress ? follow((headers["X-Request-ID"] = randomId()), progress) : () => {};
   try {
     response = await fetch(url(path, query), { method, headers, body, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refused({ title: "No answer", status: 0, detail: "The service cannot be reached. Is it still running?" });
+  } finally {
+    stop();
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({ title: response.statusText, detail: `The service answered ${response.status}.` }));
   throw new Refused({ status: response.status, ...problem });
+}
+
+const authorization = () => (key ? { Authorization: `Bearer ${key}` } : {});
+
+// Not crypto.randomUUID, which only exists on https and localhost.
+const randomId = () => [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** Asks now and then how far a request has come; what it returns ends that. */
+function follow(id, progress) {
+  const timer = setInterval(async () => {
+    const answer = await fetch(`/v1/requests/${id}`, { headers: authorization() }).catch(() => undefined);
+    const share = answer?.ok ? (await answer.json()).progress : null;
+    if (share) progress(share);
+  }, 400);
+  return () => clearInterval(timer);
 }
 
 export const json = async (path, options) => (await send(path, options)).json();

@@ -67,10 +67,11 @@ function groupsIn(text) {
 export async function explain(output, signal, tell) {
   const chosen = form.wanted.read();
   if (!chosen.length) return tell("Tick at least one metric.");
-  tell(`${methods.title(form.method.value)} on ${file.name} …`);
+  const doing = `${methods.title(form.method.value)} on ${file.name} …`;
+  tell(doing);
   const path = `/v1/models/${model.name}/explanations/${form.method.value}`;
   const request = await requestOf(chosen);
-  const [answer] = await Promise.all([json(path, { method: "POST", ...request, signal }), charts()]);
+  const [answer] = await Promise.all([json(path, { method: "POST", ...request, signal, progress: (share) => tell(doing, share) }), charts()]);
   const shown = element("div");
   const metrics = Object.keys(answer.importances);
   const metric = choice(metrics.map((name) => [name, `${name}, ${number(answer.baseline[name])} on the whole table`]), metrics[0]);
