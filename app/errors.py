@@ -25,7 +25,6 @@ ExplainError
 │   ├── UploadsOff             this service does not let models be changed
 │   └── HostRefused            the request names a host that is not this service
 └── EngineError
-    ├── RequestNotFound        no explanation of that request ID is under way
     ├── Busy                   no worker is free and the queue is full
     ├── DeadlineExceeded       the answer was not ready in time
     ├── Cancelled              the caller left, or the service is stopping
@@ -207,13 +206,6 @@ class HostRefused(AccessError):
 
 class EngineError(ExplainError):
     """Something about the running of the work."""
-
-
-class RequestNotFound(EngineError):
-    """No explanation of that request ID is under way."""
-
-    code = "request_not_found"
-    title = "Nothing of this ID is under way"
 
 
 class Busy(EngineError):

@@ -62,7 +62,6 @@ DETAILS: dict[type[errors.ExplainError], str] = {
     errors.UploadsOff: "Models cannot be changed over HTTP here. Set ONNXPLAIN_UPLOADS=true and an admin key to allow it.",
     errors.HostRefused: "This service does not answer for the host in this request. Use the address it listens on, or name the host "
     "in ONNXPLAIN_ALLOWED_HOSTS.",
-    errors.RequestNotFound: "No explanation with this X-Request-ID is under way: it has not come yet, or it has been answered.",
     errors.Busy: "All 2 workers are at work and 16 requests wait. Try again in 3 s.",
     errors.DeadlineExceeded: "The work was not done within 60 s and was stopped. Ask for less (fewer rows, repeats or samples), or "
     "allow more time with X-Request-Timeout.",

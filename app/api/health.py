@@ -41,22 +41,21 @@ async def ready(request: Request) -> Response:
     "/v1/requests/{request_id}",
     summary="How far has an explanation come?",
     operation_id="get_progress",
-    responses=documented(errors.RequestNotFound, errors.BadParameter),
+    responses=documented(errors.BadParameter),
 )
 async def progress(
     request: Request,
     request_id: Annotated[
         str,
-        Path(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="What was sent as `X-Request-ID` with the explanation."),
+        Path(
+            pattern=r"^[A-Za-z0-9._-]{1,64}$",
+            description="What was sent as `X-Request-ID` with the explanation.",
+        ),
     ],
 ) -> Progress:
     """The share of the work that is done, while it is under way. To cancel an explanation, close its connection."""
-    under_way = state(request).progress
-    if request_id not in under_way:
-        raise errors.RequestNotFound(
-            "No explanation with this X-Request-ID is under way: it has not come yet, or it has been answered."
-        )
-    return Progress(request_id=request_id, progress=under_way[request_id])
+    share = state(request).progress.get(request_id)
+    return Progress(request_id=request_id, under_way=share is not None, progress=share)
 
 
 @router.get("/v1/limits", summary="Every limit in force", operation_id="limits")

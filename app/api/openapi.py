@@ -84,6 +84,8 @@ def _refine(path: str, operation: dict[str, Any]) -> None:
             parameter["example"] = example
         elif parameter["name"] == "file":
             parameter["example"] = "7.png"
+        elif parameter["name"] == "request_id":
+            parameter["example"] = "my-request-1"
         parameter["schema"] = _without_null(parameter["schema"])
     form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
     for name, field in form.get("properties", {}).items():

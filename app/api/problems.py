@@ -51,7 +51,6 @@ STATUS: dict[type[errors.ExplainError], int] = {
     errors.UploadsOff: 403,
     errors.HostRefused: 421,
     errors.EngineError: 503,
-    errors.RequestNotFound: 404,
     errors.Busy: 503,
     errors.DeadlineExceeded: 504,
     errors.Cancelled: 503,

@@ -218,10 +218,11 @@ class PredictionAnswer(Wire):
 
 
 class Progress(Wire):
-    """How far an explanation that is under way has come."""
+    """How far an explanation has come."""
 
     request_id: str
-    progress: float = Field(description="Share of the work that is done, 0 to 1; 0 while it waits for a worker.")
+    under_way: bool = Field(description="false before it has come and after it has been answered.")
+    progress: float | None = Field(description="Share of the work that is done, 0 to 1; 0 while it waits for a worker.")
 
 
 class Health(Wire):

@@ -25,14 +25,13 @@ def test_progress_of_a_long_explanation_grows_and_is_gone_when_it_is_answered(se
     with ThreadPoolExecutor(1) as caller:
         answer = caller.submit(explain)
         while not answer.done():
-            seen = service.client.get("/v1/requests/watched")
-            if seen.status_code == 200:
-                shares.append(seen.json()["progress"])
+            seen = service.client.get("/v1/requests/watched").json()
+            if seen["under_way"]:
+                shares.append(seen["progress"])
             sleep(0.02)
     assert answer.result() == 200
     assert shares == sorted(shares)
     assert 0 < shares[-1] <= 1
     assert len(set(shares)) >= 3
-    gone = service.client.get("/v1/requests/watched")
-    assert gone.status_code == 404
-    assert gone.json()["code"] == "request_not_found"
+    gone = service.client.get("/v1/requests/watched").json()
+    assert gone == {"request_id": "watched", "under_way": False, "progress": None}
