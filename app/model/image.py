@@ -24,11 +24,12 @@ from app.model.explainer_file import explainer_file
 from app.model.graph import trim
 from app.model.inspection import PictureGraph
 from app.model.layers import Candidate, SpatialLayers
+from app.model.scores import FLOATS
 from app.model.session import Cancellation, Session, release_memory
 from app.model.tails import TARGETS, cut_head, cut_tail, pick_rows, repeated
 
 Floats = NDArray[np.float32]
-Source = Literal["exact", "finite-difference"]
+Source = Literal["exact", "finite-difference", "none"]
 
 COTANGENT = "cotangent"
 _KEPT_LAYERS = 2  # sessions of layers other than the default one
@@ -96,7 +97,8 @@ class LayerSessions:
     """The sessions around a layer: `head` makes it and what crosses beside it, `tail` makes scores of these.
 
     `head` is None where the main session shows the layer, `gradient` where an operator behind the layer has no rule; `tail`
-    is made when it is needed.
+    is made when it is needed. `straight_through`: the gradient passes rounding with slope one. `rounded`: there is no rule, and
+    whole numbers lie between layer and score, on which a small step has no effect.
     """
 
     candidate: Candidate
@@ -105,6 +107,13 @@ class LayerSessions:
     gradient_name: str = ""
     head: Session | None = None
     tail: Session | None = None
+    straight_through: bool = False
+    rounded: bool = False
+
+    @property
+    def source(self) -> Source:
+        """Where the gradient comes from."""
+        return "exact" if self.gradient is not None else "none" if self.rounded else "finite-difference"
 
 
 def tail_sessions(
@@ -120,11 +129,15 @@ def tail_sessions(
     try:
         found = differentiate(model, pick_rows(model, picture.score) or picture.score, [candidate.name], COTANGENT)
     except UnsupportedOperator:
-        return LayerSessions(candidate, part.crossing, tail=Session(part.model(weights), cancellation, threads))
+        tail = Session(part.model(weights), cancellation, threads)
+        between = picture.graph.between(candidate.name, picture.score)
+        rounded = any(picture.graph.element_type(name) not in FLOATS for name in between)
+        return LayerSessions(candidate, part.crossing, tail=tail, rounded=rounded)
     name = found.gradients[candidate.name]
     # Without the scores among its outputs, a linear head is not run forward again.
     model = trim(found.model, [value for value in found.model.graph.output if value.name == name])
-    return LayerSessions(candidate, part.crossing, Session(model, cancellation, threads), name)
+    session = Session(model, cancellation, threads)
+    return LayerSessions(candidate, part.crossing, session, name, straight_through=found.straight_through)
 
 
 class LayerRun:
@@ -148,11 +161,20 @@ class LayerRun:
     @property
     def source(self) -> Source:
         """Where `gradient` comes from."""
-        return "exact" if self._sessions.gradient is not None else "finite-difference"
+        return self._sessions.source
 
     def gradient(self, targets: Sequence[int]) -> Floats:
-        """f32[t, c, u, v]: the gradient of each target's score with respect to the activations, all in one run."""
+        """f32[t, c, u, v]: the gradient of each target's score with respect to the activations, all in one run.
+
+        Raises:
+            MethodNotApplicable: an operator behind the layer has no rule, and rounding makes differences meaningless.
+        """
         session = self._sessions.gradient
+        if self._sessions.rounded:
+            raise MethodNotApplicable(
+                "Behind this layer the model computes with whole numbers by operators that have no gradient rule; use "
+                "ablationcam or scorecam, or export the model with QuantizeLinear and DequantizeLinear (QDQ)."
+            )
         if session is None:
             return self._mean_gradient(targets)
         parts = []

@@ -12,11 +12,12 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from app.autodiff import missing_rules
+from app.autodiff.backward import QUANTISING
 from app.cards import GradientFact, Layer, ModelCard
 from app.errors import InputRefusedByModel, ModelRefused
 from app.methods import METHODS
 from app.model.graph import Graph, assemble, trim
-from app.model.image import ImageModel, LayerSessions, seeds, tail_sessions, weights_of
+from app.model.image import ImageModel, LayerSessions, Source, seeds, tail_sessions, weights_of
 from app.model.inspection import PictureGraph, picture_graph, tensor_facts
 from app.model.layers import Candidate, SpatialLayers
 from app.model.manifest import Identity, Manifest
@@ -36,6 +37,7 @@ class _Loaded:
     main: Session
     default: LayerSessions | None
     missing: tuple[str, ...]
+    rounds: bool
     forward_ms: float
 
 
@@ -68,8 +70,9 @@ def load_image(
     )
     assert loaded is not None  # one picture at a time always agrees with itself
     picture, default = loaded.picture, loaded.default
-    exact = default.gradient is not None if default else not loaded.missing
-    gradient = GradientFact("exact" if exact else "finite-difference" if default else "none", loaded.missing)
+    source = default.source if default else "none" if loaded.missing else "exact"
+    straight_through = default is not None and default.straight_through
+    gradient = GradientFact(source, loaded.missing, straight_through or loaded.rounds)
     layers = tuple(
         Layer(c.name, c.shape, c.operator, default=True, reason=_reason(c, manifest))
         if default and c.name == default.candidate.name
@@ -90,7 +93,7 @@ def load_image(
         image=picture.spec,
         layers=layers,
         gradient=gradient,
-        explainers=_explainers(has_layer=default is not None, exact=exact, whole=not loaded.missing),
+        explainers=_explainers(source if default else None, whole=not loaded.missing),
         samples=_samples(folder),
         warnings=picture.warnings,
         forward_ms=loaded.forward_ms,
@@ -116,7 +119,8 @@ def _load(
         return None
     picture = replace(picture, graph=Graph(_without(model, in_file)))
     finder = SpatialLayers(picture.graph, picture.source, picture.score, picture.spec.size)
-    return _Loaded(picture, finder, candidates, main, default, missing, forward_ms)
+    rounds = any(node.op_type in QUANTISING for node in picture.graph.model.graph.node)
+    return _Loaded(picture, finder, candidates, main, default, missing, rounds, forward_ms)
 
 
 def _default(
@@ -213,11 +217,16 @@ def _try_out(main: Session, picture: PictureGraph) -> tuple[float, bool]:
     return forward_ms, bool(np.abs(both - alone).max() <= _BATCH_TOLERANCE * span)
 
 
-def _explainers(*, has_layer: bool, exact: bool, whole: bool) -> tuple[str, ...]:
-    """The methods that fit: by what each needs of the model, and where gradients come from."""
+def _explainers(layer: Source | None, *, whole: bool) -> tuple[str, ...]:
+    """The methods that fit.
+
+    Args:
+        layer: where the gradient at the default layer comes from, None where there is no such layer.
+        whole: whether every operator up to the input has a gradient rule.
+    """
     fits = {
-        "layer-gradient": has_layer and exact,
-        "activations": has_layer,
+        "layer-gradient": layer == "exact",
+        "activations": layer is not None,
         "input-gradient": whole,
         "forward": True,
         "predictions": False,
@@ -225,7 +234,7 @@ def _explainers(*, has_layer: bool, exact: bool, whole: bool) -> tuple[str, ...]
     return tuple(
         method.name
         for method in METHODS.values()
-        if method.kind == "image" and (fits[method.needs] or (has_layer and method.channel_means))
+        if method.kind == "image" and (fits[method.needs] or (layer == "finite-difference" and method.channel_means))
     )
 
 

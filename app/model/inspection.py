@@ -11,13 +11,12 @@ from typing import Literal
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from app.autodiff.graph import Graph as ProbedGraph
 from app.cards import ImageSpec, TensorFact
 from app.errors import ModelRefused
 from app.model.graph import BATCH, Graph, trim
 from app.model.manifest import MANIFEST, Manifest
 from app.model.scores import FLOATS, Activation, find_score
-from app.model.shapes import loses_the_batch, write_shapes
+from app.model.shapes import Shapes, known, loses_the_batch, write_shapes
 
 SCORES = "onnxplain_scores"
 PICTURE = "onnxplain_picture"
@@ -82,19 +81,19 @@ def picture_graph(model: ModelProto, manifest: Manifest, *, batched: bool = True
     source = _float_input(model, value)
     for open_batch in (True, False) if batched else (False,):
         _fix_input_shape(model, source, spec, open_batch=open_batch)
-        probed = ProbedGraph(model)
-        extents = probed.extents(fact.tensor)
+        shapes = Shapes(model, source, fact.tensor)
+        extents = shapes.extents(fact.tensor)
         grows = extents is not None and any(axis is not None and len(set(axis)) > 1 for axis in extents)
-        if grows and not loses_the_batch(model, probed):
+        if grows and not loses_the_batch(model, shapes):
             break
-    if extents is None or any(axis is None for axis in extents):
+    if extents is None or not known(extents):
         raise ModelRefused(
             f"The shape of the scores '{fact.tensor}' cannot be told from the graph; simplify the model, "
             "or name another tensor as `score_output` in model.toml."
         )
-    write_shapes(model, probed)
+    write_shapes(model, shapes)
     score, count = _score_rows(
-        model, fact.tensor, tuple(axis[0] for axis in extents if axis), probed.dtype(fact.tensor)
+        model, fact.tensor, tuple(axis[0] for axis in extents if axis), shapes.dtype(fact.tensor)
     )
     classes, note = _classes(model, manifest, count)
     return PictureGraph(

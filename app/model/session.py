@@ -95,7 +95,7 @@ class Session:
         try:
             self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
-            self.outputs: tuple[str, ...] = tuple(value.name for value in self._session.get_outputs())
+            self.types: dict[str, str] = {value.name: value.type for value in self._session.get_outputs()}
         except Exception as error:
             raise ModelRefused(
                 f"ONNX Runtime {ort.__version__} cannot load this model ({_sentence(error)}); "

@@ -9,24 +9,91 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper, numpy_helper
 
-from app.autodiff.graph import Extents
+from app.autodiff.graph import PROBED_BATCHES, Extents
 from app.autodiff.graph import Graph as ProbedGraph
+from app.errors import InputRefusedByModel
 from app.model.graph import BATCH, trim
+from app.model.session import Cancellation, Session
 
+_MADE_OF = {
+    "tensor(float)": TensorProto.FLOAT,
+    "tensor(float16)": TensorProto.FLOAT16,
+    "tensor(double)": TensorProto.DOUBLE,
+    "tensor(uint8)": TensorProto.UINT8,
+    "tensor(int8)": TensorProto.INT8,
+    "tensor(int32)": TensorProto.INT32,
+    "tensor(int64)": TensorProto.INT64,
+    "tensor(bool)": TensorProto.BOOL,
+}
 _WHOLE = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL})
 
 
-def write_shapes(model: ModelProto, probed: ProbedGraph) -> None:
+class Shapes:
+    """Type and extents (lengths of the axes, once per probed batch) of every tensor of a model with one input.
+
+    They are inferred. Where operators without a public schema stand between input and score, as in models that a runtime has
+    already optimised or quantised, the model is run and its tensors are measured.
+    """
+
+    def __init__(self, model: ModelProto, source: str, score: str) -> None:
+        self.probed = ProbedGraph(model)
+        self._measured: dict[str, tuple[int, Extents]] = {}
+        if not known(self.probed.extents(score)):
+            names = [name for node in model.graph.node for name in node.output if name]
+            unknown = [
+                name for name in names if not known(self.probed.extents(name)) or self.probed.dtype(name) is None
+            ]
+            self._measured = _measure(model, source, unknown)
+
+    def extents(self, name: str) -> Extents | None:
+        """Lengths of the axes; None for an unknown axis, None altogether for an unknown rank."""
+        return self._measured[name][1] if name in self._measured else self.probed.extents(name)
+
+    def dtype(self, name: str) -> int | None:
+        """Element type as in `onnx.TensorProto`, None where unknown."""
+        return self._measured[name][0] if name in self._measured else self.probed.dtype(name)
+
+
+def known(extents: Extents | None) -> bool:
+    """Whether the length of every axis is known."""
+    return extents is not None and None not in extents
+
+
+def _measure(model: ModelProto, source: str, names: list[str]) -> dict[str, tuple[int, Extents]]:
+    """Type and extents of these tensors, by runs on noise; nothing where the model does not run at all."""
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    del shown.graph.output[:]
+    shown.graph.output.extend(ValueInfoProto(name=name) for name in names)
+    dims = next(value for value in model.graph.input if value.name == source).type.tensor_type.shape.dim
+    batches = PROBED_BATCHES if dims[0].dim_param else PROBED_BATCHES[:1]
+    session = Session(shown, Cancellation(), optimise=False)
+    random = np.random.default_rng(0)
+    lengths = []
+    try:
+        for batch in batches:
+            x = random.standard_normal((batch, *(dim.dim_value for dim in dims[1:])), np.float32)
+            lengths.append([np.shape(found) for found in session.run({source: x})])
+    except InputRefusedByModel:
+        return {}
+    return {
+        name: (_MADE_OF.get(session.types[name], TensorProto.UNDEFINED), tuple(zip(*shapes, strict=True)))
+        for name, *shapes in zip(names, *lengths, strict=True)
+        if len({len(shape) for shape in shapes}) == 1
+    }
+
+
+def write_shapes(model: ModelProto, shapes: Shapes) -> None:
     """Change `model` in place: constants for shape arithmetic, one written-out shape for each Reshape, and every tensor's type."""
     constants: dict[str, TensorProto] = {}
     kept = []
     for node in model.graph.node:
-        found = _whole_numbers(node, probed)
+        found = _whole_numbers(node, shapes.probed)
         if found:
             constants |= found
             continue
         if node.op_type == "Reshape" and not node.domain:
-            _write_target(node, probed, constants)
+            _write_target(node, shapes, constants)
         kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(kept)
@@ -35,16 +102,16 @@ def write_shapes(model: ModelProto, probed: ProbedGraph) -> None:
     del model.graph.value_info[:]
     for node in model.graph.node:
         for name in node.output:
-            dtype = probed.dtype(name) if name else None
+            dtype = shapes.dtype(name) if name else None
             if dtype:
-                model.graph.value_info.append(typed(name, dtype, probed.extents(name)))
+                model.graph.value_info.append(typed(name, dtype, shapes.extents(name)))
 
 
-def loses_the_batch(model: ModelProto, probed: ProbedGraph) -> bool:
+def loses_the_batch(model: ModelProto, shapes: Shapes) -> bool:
     """Whether a Reshape wants one number of elements whatever the batch: the exporter has written its batch of one into it."""
     for node in model.graph.node:
         if node.op_type == "Reshape" and not node.domain:
-            sizes = [_sizes(probed.extents(name)) for name in (node.input[0], node.output[0])]
+            sizes = [_sizes(shapes.extents(name)) for name in (node.input[0], node.output[0])]
             if None not in sizes and sizes[0] != sizes[1]:
                 return True
     return False
@@ -79,9 +146,9 @@ def _whole_numbers(node: NodeProto, probed: ProbedGraph) -> dict[str, TensorProt
     )
 
 
-def _write_target(node: NodeProto, probed: ProbedGraph, constants: dict[str, TensorProto]) -> None:
+def _write_target(node: NodeProto, shapes: Shapes, constants: dict[str, TensorProto]) -> None:
     """Let a Reshape have its target written out, -1 standing for the axis that follows the batch."""
-    extents = probed.extents(node.output[0])
+    extents = shapes.extents(node.output[0])
     if extents is None or any(lengths is None or 0 in lengths for lengths in extents):
         return
     target = [lengths[0] if len(set(lengths)) == 1 else -1 for lengths in extents if lengths is not None]
