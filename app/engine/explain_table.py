@@ -16,6 +16,7 @@ from app.engine.table_warnings import table_warnings
 from app.engine.task import ExplainTask, Prediction, Predictions, TableExplanation
 from app.errors import BadParameter, BadTable, TooExpensive
 from app.explainers.exact import exact_importance
+from app.explainers.guards import Doubts, find_doubts
 from app.explainers.metrics import LABEL_FREE, Truth, choose, prediction_change
 from app.explainers.permutation import (
     Evaluator,
@@ -91,7 +92,7 @@ def explain_table(
     n_repeats = 1 if options.n_repeats == "exact" else options.n_repeats
     drawn, sources = permutations(n, n_repeats, options.seed, _n_samples(options.max_samples, n))
     sample = table if drawn is None else table.take(drawn)
-    evaluator = model.evaluator(sample)
+    evaluator = model.evaluator(sample, len(groups))
     _check_price(task.limits, options, model, evaluator, sample.n_rows, groups)
     measures = _measures(options.metrics, model, labels, weights, drawn, evaluator)
     features = [group.features for group in groups]
@@ -106,15 +107,18 @@ def explain_table(
             baselines = {measure.metric.name: measure.score(everything.baseline()) for measure in whole}
         found = importance(evaluator, measures, features, sources, plan, baselines=baselines, progress=progress)
     names = [group.name for group in groups]
+    doubts = find_doubts(sample, features, sources)
     document = {
         "baseline": {name: _unsigned(name, result.baseline, measures) for name, result in found.items()},
-        "importances": {name: _entries(names, result, sample.n_rows) for name, result in found.items()},
+        "importances": {name: _entries(names, result, doubts, sample.n_rows) for name, result in found.items()},
         "ranking": {name: _ranking(names, result) for name, result in found.items()},
         "n_rows": sample.n_rows,
         "n_repeats": options.n_repeats,
         "seed": options.seed,
         "evaluations": 1 + int(sum((~np.isnan(next(iter(found.values())).importances)).ravel())),
-        "warnings": table_warnings(model, sample, groups, found, options, sources, labeled=labels is not None),
+        "warnings": table_warnings(model, sample, groups, found, options, doubts, labeled=labels is not None),
+        "suggested_groups": [[model.features[j] for j in columns] for columns in doubts.groups],
+        "engine": model.engine(evaluator),
     }
     return TableExplanation(document, {"decode": decode_ms, "run": _ms(started)})
 
@@ -246,7 +250,7 @@ def _unsigned(name: str, score: float, measures: Sequence[Measure]) -> float:
     return score if metric.greater_is_better else -score + 0.0
 
 
-def _entries(names: Sequence[str], result: PermutationImportance, n: int) -> list[dict[str, Any]]:
+def _entries(names: Sequence[str], result: PermutationImportance, doubts: Doubts, n: int) -> list[dict[str, Any]]:
     mean, std = result.mean, result.std
     noise, sampling, error = result.monte_carlo_error, result.sampling_error, result.standard_error
     margin = _student_t(n - 1) * error
@@ -259,6 +263,7 @@ def _entries(names: Sequence[str], result: PermutationImportance, n: int) -> lis
             "ci95": [_number(mean[i] - margin[i]), _number(mean[i] + margin[i])],
             "monte_carlo_error": _number(noise[i]),
             "sampling_error": _number(sampling[i]),
+            "off_support": _number(doubts.off_support[i]),
             "values": [value for value in result.importances[i].tolist() if value == value],  # noqa: PLR0124  # NaN: not run
         }
         for i, name in enumerate(names)

@@ -7,10 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from app.explainers.permutation import Group, PermutationImportance, Rows
+from app.explainers.guards import Doubts
+from app.explainers.permutation import Group, PermutationImportance
 from app.explainers.table import Table
 from app.model.tabular import TabularModel
 from app.options import PermutationBody
+
+OFF_SUPPORT = 0.05
 
 
 class NamedGroup(Protocol):
@@ -33,7 +36,7 @@ def table_warnings(
     groups: Sequence[NamedGroup],
     found: Mapping[str, PermutationImportance],
     options: PermutationBody,
-    sources: Rows,
+    doubts: Doubts,
     *,
     labeled: bool,
 ) -> list[str]:
@@ -62,8 +65,42 @@ def table_warnings(
         warnings.append(
             f"max_seconds ended the work early: {sum(short)} of {len(short)} columns have fewer repeats than asked for."
         )
-    del sources
+    for columns, strength in list(zip(doubts.groups, doubts.strongest, strict=True))[:10]:
+        warnings.append(
+            f"Strongly correlated (rank correlation up to {strength:.2f}), so that each may stand in for the others: "
+            f"{_listed([names[j] for j in columns])}. Permute them together as a group."
+        )
+    apart = [
+        (share, group.name) for share, group in zip(doubts.off_support, groups, strict=True) if share > OFF_SUPPORT
+    ]
+    if apart:
+        share, name = max(apart)
+        warnings.append(
+            f"Permuting makes rows unlike any real one for {len(apart)} columns, most for '{name}' ({share:.0%} of its rows): "
+            "there the model answers outside of its experience. See off_support."
+        )
+    unknown = _unknown_texts(model, table)
+    if unknown:
+        warnings.append(f"Texts that the model does not know, which it treats as it treats any unknown one: {unknown}.")
     return warnings
+
+
+def _unknown_texts(model: TabularModel, table: Table) -> str:
+    """The first unknown texts with row and column."""
+    if model.categories is None:
+        return ""
+    found = []
+    for j, name in enumerate(model.features):
+        column = table.column(j)
+        if column.dtype == object:
+            values, rows = np.unique(column.astype(str), return_index=True)
+            found += [
+                (int(row), name, value)
+                for value, row in zip(values.tolist(), rows.tolist(), strict=True)
+                if value not in model.categories
+            ]
+    shown = ", ".join(f"'{value[:40]}' (row {row + 1}, column '{name}')" for row, name, value in sorted(found)[:5])
+    return shown if len(found) <= 5 else f"{shown} and {len(found) - 5} more"
 
 
 def _all_missing(column: Any) -> bool:

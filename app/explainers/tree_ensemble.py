@@ -157,9 +157,7 @@ class TreeEnsemble:
 
 
 def _exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The C library's expf, which the runtime uses, too; NumPy's own exp of float32 rounds differently, that of complex64
-    calls the library's.
-    """
+    """The C library's expf, as the runtime uses it: NumPy's own for float32 rounds differently, that for complex64 calls it."""
     return np.ascontiguousarray(np.exp(x.astype(np.complex64)).real)
 
 

@@ -111,7 +111,7 @@ class TreeEvaluator:
     def permuted(self, jobs: Sequence[Job]) -> Iterator[Predicted]:
         """Predictions job by job: values[r, n, k], classes[r, n]."""
         for batch in self._batches(jobs):
-            if self.failed:
+            if self.failed or not any(self._columns(job.features) for job in batch):
                 yield from self._fallback.permuted(batch)
                 continue
             for job, sums in zip(batch, self._sums(batch), strict=True):
@@ -122,7 +122,9 @@ class TreeEvaluator:
                 yield answer
 
     def _columns(self, features: Group) -> tuple[int, ...]:
-        return tuple(column for feature in features for column in self._reads[feature])
+        """The columns that these features determine and that some tree tests."""
+        columns = [column for feature in features for column in self._reads[feature]]
+        return tuple(column for column in columns if len(self._ensemble.thresholds[column]))
 
     def _batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """Jobs that can walk together: of as many repeats, and no two of them changing the same column."""

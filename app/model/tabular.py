@@ -41,7 +41,6 @@ class TabularModel:
         classes: labels in the order of the scores; empty for a regression.
         has_probabilities: False where the graph answers with labels alone.
         categories: texts that the graph knows; None where that cannot be told.
-        unread: columns that the graph never reads.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class TabularModel:
         self._session = Session(model, cancellation, 1)
         self._outputs = [*answer.scores, *([answer.label] if answer.label else [])]
         self._fixed_rows = next((i.rows for i in inputs if i.rows is not None), None)
-        self.unread = _unread(model, inputs)
+        self._unconnected = _unread(model, inputs)
 
     @cached_property
     def label_index(self) -> dict[str, int]:
@@ -163,6 +162,16 @@ class TabularModel:
         return walker if walker.agrees() else black_box
 
     @cached_property
+    def unread(self) -> frozenset[int]:
+        """Columns that the graph never reads: not connected with its outputs, or tested by no tree."""
+        trees = self._trees
+        if trees is None or trees.head is not None:
+            return self._unconnected
+        first = self._offsets[trees.source]
+        untested = {first + j for j, thresholds in enumerate(trees.ensemble.thresholds) if not len(thresholds)}
+        return self._unconnected | untested
+
+    @cached_property
     def _trees(self) -> TreeModel | None:
         if self._fixed_rows is not None:
             return None
@@ -173,6 +182,12 @@ class TabularModel:
         """The number of the first feature of each input."""
         widths = [len(table_input.features) for table_input in self._inputs]
         return {i.name: sum(widths[:k]) for k, i in enumerate(self._inputs)}
+
+    def engine(self, evaluator: Evaluator) -> dict[str, Any]:
+        """Which way an evaluator went, for the answer; `audited` predictions were compared with the runtime's."""
+        if isinstance(evaluator, TreeEvaluator) and not evaluator.failed:
+            return {"name": "trees", "audited": evaluator.audited}
+        return {"name": "black-box", "audited": 0}
 
     def saving(self, evaluator: Evaluator) -> float:
         """How many times cheaper than predicting every row an evaluator is, at least."""
