@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -120,13 +121,13 @@ class PictureExplanation:
 
 @dataclass(frozen=True)
 class Importance:
-    """How much worse the model gets without one feature or group; `values` float64[repeats]."""
+    """How much worse the model gets without one feature or group; `values` float64[repeats], None where there is no number."""
 
     feature: str
-    mean: float
-    std: float
+    mean: float | None
+    std: float | None
     standard_error: float | None
-    ci95: tuple[float, float] | None
+    ci95: tuple[float | None, float | None]
     values: NDArray[np.float64] = field(repr=False)
 
 
@@ -135,7 +136,7 @@ class TableExplanation:
     """How much each column matters, metric by metric. `document` is the whole answer as the service sent it."""
 
     method: str
-    baseline: Mapping[str, float]
+    baseline: Mapping[str, float | None]
     importances: Mapping[str, tuple[Importance, ...]]
     ranking: Mapping[str, tuple[str, ...]]
     n_rows: int
@@ -149,9 +150,9 @@ class TableExplanation:
         rows = [
             {"metric": metric, "feature": row.feature, "mean": row.mean, "std": row.std}
             | {"standard_error": row.standard_error}
-            | dict(zip(("ci95_low", "ci95_high"), row.ci95 or (None, None), strict=True))
+            | dict(zip(("ci95_low", "ci95_high"), row.ci95, strict=True))
             for metric, importances in self.importances.items()
-            for row in sorted(importances, key=lambda row: -row.mean)
+            for row in sorted(importances, key=lambda row: -math.inf if row.mean is None else row.mean, reverse=True)
         ]
         return pd.DataFrame(rows)
 
@@ -474,7 +475,7 @@ def _table_explanation(document: Mapping[str, Any]) -> TableExplanation:
                 row["mean"],
                 row["std"],
                 row["standard_error"],
-                tuple(row["ci95"]) if row["ci95"] else None,
+                tuple(row["ci95"] or (None, None)),
                 np.asarray(row["values"], np.float64),
             )
             for row in rows

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,8 +108,6 @@ def _shell(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def _settle(service: Service, folder: Path) -> None:
     """Wait until the service has seen every model that the block may have put into the folder."""
-    import time
-
     wanted = {file.parent.name for file in (folder / "models").glob("*/model.onnx")}
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

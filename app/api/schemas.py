@@ -188,7 +188,20 @@ class Importance(Wire):
     monte_carlo_error: float | None = Field(description="The repeats' part of it: more repeats make it smaller.")
     sampling_error: float | None = Field(description="The rows' part of it: only more rows make it smaller.")
     ci95: list[float | None] | None = Field(description="95 % interval of the mean.")
+    off_support: float | None = Field(
+        default=None,
+        description="Share of permuted rows that are unlike any real one; there the model answers outside of its experience.",
+    )
     values: list[float] = Field(description="Importance in each repeat.")
+
+
+class Engine(Wire):
+    """Which way the predictions were made."""
+
+    name: Literal["trees", "black-box"] = Field(
+        description="`trees`: only what a permuted column can move was computed again."
+    )
+    audited: int = Field(description="Predictions that were compared with ONNX Runtime's own.")
 
 
 class TableAnswer(Wire):
@@ -198,13 +211,17 @@ class TableAnswer(Wire):
 
     model: ModelUsed
     method: str
-    baseline: dict[str, float] = Field(description="Score of the table as it is, metric by metric.")
+    baseline: dict[str, float | None] = Field(description="Score of the table as it is, metric by metric.")
     importances: dict[str, list[Importance]] = Field(description="Metric by metric, in column order, groups after.")
     ranking: dict[str, list[str]] = Field(description="The same, most important first.")
     n_rows: int
     n_repeats: int | str
     seed: int
     evaluations: int = Field(description="How many tables were predicted, the baseline included.")
+    suggested_groups: list[list[str]] = Field(
+        default=[], description="Columns so correlated that they should be permuted together."
+    )
+    engine: Engine | None = None
     warnings: list[str] = Field(description="What a reader should know: correlated columns, few rows, and the like.")
     timings_ms: dict[str, float]
 

@@ -17,6 +17,7 @@ from app.settings import Settings
 
 _OTHER_LAYERS = 6
 _SHOWN = 8
+_LISTED = 32  # classes in a manifest; more belong into a file
 
 
 def show_models(settings: Settings) -> int:
@@ -128,7 +129,7 @@ def _plural(count: int, one: str, many: str) -> str:
 def manifest(card: ModelCard) -> str:
     """The manifest that says what is in force for a model, as TOML to be changed and kept."""
     lines = [f'kind = "{card.kind}"', f'task = "{card.task}"']
-    if len(card.classes) > _SHOWN:
+    if len(card.classes) > _LISTED:
         lines.append('# classes_file = "classes.txt"  # labels, one a line')
     elif card.classes:
         lines.append(f"classes = {_list(card.classes)}")

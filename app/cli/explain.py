@@ -107,10 +107,11 @@ def _write(out: Path, document: dict[str, Any], answer: Any, *, heatmap_only: bo
 
 def _show_importances(document: Mapping[str, Any]) -> None:
     for metric, rows in document["importances"].items():
-        title = f"{metric} {document['baseline'][metric]:.4g} on {document['n_rows']} rows; without a feature it loses:"
-        click.secho(title, bold=True)
-        ordered = sorted(rows, key=lambda row: row["mean"], reverse=True)
-        longest = max((abs(row["mean"]) for row in rows), default=0.0) or 1.0
+        baseline = document["baseline"][metric]
+        shown = "not a number" if baseline is None else f"{baseline:.4g}"
+        click.secho(f"{metric} {shown} on {document['n_rows']} rows; without a feature it loses:", bold=True)
+        ordered = sorted((row for row in rows if row["mean"] is not None), key=lambda row: row["mean"], reverse=True)
+        longest = max((abs(row["mean"]) for row in ordered), default=0.0) or 1.0
         table([_importance(row, longest) for row in ordered[:_BARS]])
         if len(ordered) > _BARS:
             click.echo(dim(f"… and {len(ordered) - _BARS} more; -o FILE.csv has them all."))
