@@ -216,10 +216,29 @@ class _Probe:
                 self.contradictions += 1
             except (defs.SchemaError, KeyError, RuntimeError):
                 pass  # an operator of another domain, or one whose shape cannot be told: rules then work at run time
+        if node.op_type in ("MaxPool", "AveragePool", "LpPool"):
+            self._drop_empty_windows(node)
         if node.op_type == "Shape":
             self._keep_shape(node)
         elif node.op_type not in _RANDOM and all(name in self.values for name in inputs):
             self._keep_result(node, inputs)
+
+    def _drop_empty_windows(self, node: NodeProto) -> None:
+        """With `ceil_mode`, ONNX Runtime (as PyTorch) leaves out a last window that starts behind the input; inference counts it."""
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        size, result = self.shape(node.input[0]), self.types.get(node.output[0])
+        if (
+            not attributes.get("ceil_mode")
+            or attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
+            or size is None
+            or result is None
+        ):
+            return
+        strides, pads = attributes.get("strides", [1] * len(size)), attributes.get("pads", [0] * len(size))
+        for axis, dim in enumerate(result.tensor_type.shape.dim[2:]):
+            length = size[2 + axis]
+            if length is not None and dim.dim_value > 1 and (dim.dim_value - 1) * strides[axis] >= length + pads[axis]:
+                dim.dim_value -= 1
 
     def _keep_shape(self, node: NodeProto) -> None:
         shape = self.shape(node.input[0])
