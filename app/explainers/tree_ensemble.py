@@ -20,7 +20,7 @@ class Tree:
     """One tree; node 0 is the root, and a leaf is its own child.
 
     Attributes:
-        feature: intp[v], the column that a node tests.
+        feature: intp[v], the column that a node tests, as `TreeEnsemble.origin` numbers them.
         threshold: float32[v]; a value goes left if it is not greater.
         left, right: intp[v], children.
         is_leaf: bool[v].
@@ -61,7 +61,8 @@ class TreeEnsemble:
         n_classes: of a classifier, 0 for a regression.
         post: what makes scores of sums.
         all_positive: whether no leaf of a classifier weighs below 0; its sums are then probabilities.
-        n_features: columns of the input.
+        origin: intp[c], the column of the input that each tested column is. One whose missing values go left at some nodes and
+            right at others is tested as two columns.
     """
 
     trees: tuple[Tree, ...]
@@ -71,7 +72,7 @@ class TreeEnsemble:
     n_classes: int
     post: Post
     all_positive: bool
-    n_features: int
+    origin: NDArray[np.intp]
 
     @cached_property
     def thresholds(self) -> list[NDArray[np.float32]]:
@@ -80,41 +81,34 @@ class TreeEnsemble:
         threshold = np.concatenate([tree.threshold[~tree.is_leaf] for tree in self.trees])
         order = np.lexsort((threshold, feature))
         feature, threshold = feature[order], threshold[order]
-        ends = np.searchsorted(feature, np.arange(self.n_features + 1))
+        ends = np.searchsorted(feature, np.arange(len(self.origin) + 1))
         return [np.unique(threshold[a:b]) for a, b in pairwise(ends)]
 
     @cached_property
-    def missing_left(self) -> list[bool | None]:
-        """For each column whether a missing value goes left at every node, right at every node (False), or neither (None)."""
-        seen: list[set[bool]] = [set() for _ in range(self.n_features)]
+    def missing_left(self) -> NDArray[np.bool_]:
+        """bool[c]: whether a column's missing values go left, which is the same at every node that tests it."""
+        left = np.zeros(len(self.origin), dtype=np.bool_)
         for tree in self.trees:
-            inner = ~tree.is_leaf
-            for feature, left in set(zip(tree.feature[inner].tolist(), tree.missing_left[inner].tolist(), strict=True)):
-                seen[feature].add(left)
-        return [None if len(ways) == 2 else ways == {True} for ways in seen]
+            left[tree.feature[~tree.is_leaf & tree.missing_left]] = True
+        return left
 
     def codes(self, columns: NDArray[np.float32]) -> Codes | None:
         """What the trees can tell of each value: how many thresholds of its column lie below it.
 
         Args:
-            columns: float32[n, n_features].
+            columns: float32[n, columns of the input].
 
         Returns:
-            uint8 or uint16[n_features, n]; None where a column's missing values have no one place in that order.
+            uint8 or uint16[c, n]; None where there are too many thresholds for that.
         """
         most = max(len(thresholds) for thresholds in self.thresholds)
         if most > np.iinfo(np.uint16).max - 1:
             return None
-        codes = np.empty((self.n_features, len(columns)), np.uint8 if most < np.iinfo(np.uint8).max else np.uint16)
+        codes = np.empty((len(self.origin), len(columns)), np.uint8 if most < np.iinfo(np.uint8).max else np.uint16)
         for j, thresholds in enumerate(self.thresholds):
-            column = np.ascontiguousarray(columns[:, j])
+            column = np.ascontiguousarray(columns[:, self.origin[j]])
             codes[j] = np.searchsorted(thresholds, column, side="left")
-            missing = np.isnan(column)
-            if missing.any():
-                left = self.missing_left[j]
-                if left is None:
-                    return None
-                codes[j, missing] = 0 if left else len(thresholds)
+            codes[j, np.isnan(column)] = 0 if self.missing_left[j] else len(thresholds)
         return codes
 
     def finish(self, sums: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.intp] | None]:

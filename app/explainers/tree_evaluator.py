@@ -58,7 +58,7 @@ class TreeEvaluator:
     Args:
         ensemble: the trees.
         codes: [column, n], the unpermuted rows as `TreeEnsemble.codes` gives them.
-        reads: for each feature of the table, the columns that it alone determines.
+        reads: for each feature of the table, the columns of the trees' input that it alone determines.
         finish: sums float32[m, n_planes] over all trees -> predictions, as the whole graph makes them.
         predict: job, row numbers int[m], source rows int[m] -> predictions of the runtime for these rows, for the audit.
         fallback: another evaluator, for when the audit finds a difference.
@@ -123,8 +123,17 @@ class TreeEvaluator:
 
     def _columns(self, features: Group) -> tuple[int, ...]:
         """The columns that these features determine and that some tree tests."""
-        columns = [column for feature in features for column in self._reads[feature]]
-        return tuple(column for column in columns if len(self._ensemble.thresholds[column]))
+        return tuple(
+            column for feature in features for seen in self._reads[feature] for column in self._tested_as[seen]
+        )
+
+    @cached_property
+    def _tested_as(self) -> dict[int, list[int]]:
+        """For each column of the input the tested columns that it is, those without any threshold left out."""
+        tested: dict[int, list[int]] = {}
+        for column, origin in enumerate(self._ensemble.origin.tolist()):
+            tested.setdefault(origin, []).extend([column] if len(self._ensemble.thresholds[column]) else [])
+        return tested
 
     def _batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """Jobs that can walk together: of as many repeats, and no two of them changing the same column."""
@@ -186,8 +195,8 @@ class TreeEvaluator:
 
     def _tested(self, jobs: Sequence[Job], columns: list[int]) -> list[_Tested]:
         """The trees, their nodes marked with the job that changes the column they test."""
-        job_of = np.full(self._ensemble.n_features, -1, dtype=np.intp)
-        slot_of = np.zeros(self._ensemble.n_features, dtype=np.intp)
+        job_of = np.full(len(self._ensemble.origin), -1, dtype=np.intp)
+        slot_of = np.zeros(len(self._ensemble.origin), dtype=np.intp)
         slot_of[columns] = np.arange(len(columns))
         for number, changing in enumerate(jobs):
             job_of[list(self._columns(changing.features))] = number

@@ -168,8 +168,9 @@ class TabularModel:
         if trees is None or trees.head is not None:
             return self._unconnected
         first = self._offsets[trees.source]
-        untested = {first + j for j, thresholds in enumerate(trees.ensemble.thresholds) if not len(thresholds)}
-        return self._unconnected | untested
+        tested = {first + int(trees.ensemble.origin[c]) for c, found in enumerate(trees.ensemble.thresholds) if len(found)}
+        width = next(len(i.features) for i in self._inputs if i.name == trees.source)
+        return self._unconnected | (set(range(first, first + width)) - tested)
 
     @cached_property
     def _trees(self) -> TreeModel | None:

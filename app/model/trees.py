@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -41,7 +42,7 @@ def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
             return None
         base = [base[1]] if len(base) == 2 else base
     weights = np.array(attributes[f"{prefix}_weights"], dtype=np.float32)
-    trees = _trees(attributes, modes, plane, weights, prefix)
+    trees, origin = _split_missing(_trees(attributes, modes, plane, weights, prefix), n_features)
     return TreeEnsemble(
         trees,
         n_planes,
@@ -50,8 +51,23 @@ def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
         n_classes,
         "NONE" if not classifier else post,
         bool((weights >= 0).all()),
-        n_features,
+        origin,
     )
+
+
+def _split_missing(trees: tuple[Tree, ...], n_features: int) -> tuple[tuple[Tree, ...], NDArray[np.intp]]:
+    """Give columns whose missing values go both ways a second number, for the nodes where they go left."""
+    ways = np.zeros((2, n_features), dtype=np.bool_)
+    for tree in trees:
+        inner = ~tree.is_leaf
+        ways[tree.missing_left[inner].astype(np.intp), tree.feature[inner]] = True
+    both = np.flatnonzero(ways.all(axis=0))
+    second = np.arange(n_features)
+    second[both] = n_features + np.arange(len(both))
+    split = tuple(
+        replace(t, feature=np.where(t.missing_left & ~t.is_leaf, second[t.feature], t.feature)) for t in trees
+    )
+    return split, np.concatenate((np.arange(n_features), both))
 
 
 def _trees(

@@ -28,12 +28,13 @@ def read_json(body: bytes, layout: Layout, label: str | None, max_cells: int) ->
         InputTooLarge: there are more cells than allowed.
     """
     where = _find_rows(body)
+    if where is not None:
+        try:
+            document = strict_json.loads(body[: where[0]] + body[where[1] :])  # of the rows, an empty list is left
+        except MalformedInput:
+            where = None  # lists within rows, perhaps
     if where is None:
         document = strict_json.loads(body)
-        first, last = 0, 0
-    else:
-        first, last = where
-        document = strict_json.loads(body[:first] + body[last:])  # the rows' own brackets stay: an empty list
     if not isinstance(document, dict):
         raise MalformedInput("The body must be a JSON object with the key rows, as the examples show.")
     options = dict(document)
@@ -51,7 +52,7 @@ def read_json(body: bytes, layout: Layout, label: str | None, max_cells: int) ->
         raise BadTable("columns must be a list of column names.")
     if label is not None and not isinstance(label, str):
         raise BadTable("label must be the name of a column.")
-    chunks = _chunks(body, first, last) if where is not None else iter([rows])
+    chunks = _chunks(body, *where) if where is not None else iter([rows])
     return _collect(chunks, layout, columns, label, max_cells).finish(labels, options)
 
 

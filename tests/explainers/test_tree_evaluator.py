@@ -1,0 +1,132 @@
+"""Walking trees gives the runtime's predictions to the last bit, for every exporter's trees, groups and missing values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.errors import Cancelled
+from app.explainers.permutation import Job, permutations
+from app.explainers.table import Table
+from app.explainers.tree_evaluator import TreeEvaluator
+from app.model import Cancellation, TabularModel, load
+from app.model.tree_engine import TreeModel
+
+FOLDER = Path(__file__).parents[1] / "vectors" / "tables"
+DATA = dict(np.load(FOLDER / "data.npz"))
+TREES = [
+    "forest", "forest-apart", "forest-deep", "extra-trees-two-targets", "boosting", "boosting-three", "boosting-number", "tree",
+    "scaled-forest", "filled-forest", "lightgbm", "lightgbm-three", "lightgbm-number", "lightgbm-holes", "xgboost",
+    "xgboost-three", "xgboost-number", "catboost", "catboost-three", "catboost-number",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _walk_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These models are so small that predicting every row would often be chosen."""
+    monkeypatch.setattr(TreeModel, "is_faster", lambda *_: True)
+
+
+def opened(name: str, threads: int = 1) -> tuple[TabularModel, Cancellation]:
+    cancellation = Cancellation()
+    model = load(FOLDER / name, name=name, cancellation=cancellation, threads=threads)
+    assert isinstance(model, TabularModel)
+    return model, cancellation
+
+
+def table(name: str) -> Table:
+    return Table((DATA["holes" if name in {"filled-forest", "lightgbm-holes"} else "X"],))
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        assert np.array_equal(a.values, b.values)
+        assert (a.classes is None) == (b.classes is None)
+        assert a.classes is None or np.array_equal(a.classes, b.classes)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_walked_predictions_are_the_runtimes(name: str) -> None:
+    model, _ = opened(name)
+    rows = table(name)
+    evaluator = model.evaluator(rows)
+    assert isinstance(evaluator, TreeEvaluator)
+    _, sources = permutations(rows.n_rows, 3, 0)
+    groups = [(0,), (1,), (2,), (3,), (4,), (5,), (0, 1), (1, 5, 3), (0, 1, 2, 3, 4, 5)]
+    jobs = [Job(group, sources) for group in groups]
+    assert_same(evaluator.permuted(jobs), model.black_box(rows).permuted(jobs))
+    assert not evaluator.failed
+    assert evaluator.audited > 0
+
+
+def test_encoded_texts_are_walked_as_one_column() -> None:
+    model, _ = opened("mixed-forest")
+    random = np.random.default_rng(0)
+    blocks = (
+        random.integers(18, 80, (90, 1)),
+        random.normal(size=(90, 1)).astype(np.float32),
+        random.choice(np.array(["red", "green", "blue", "unknown"], dtype=object), (90, 1)),
+        random.choice(np.array(["S", "M", "L"], dtype=object), (90, 1)),
+    )
+    rows = Table(blocks)
+    evaluator = model.evaluator(rows)
+    assert isinstance(evaluator, TreeEvaluator)
+    _, sources = permutations(90, 3, 1)
+    jobs = [Job(group, sources) for group in [(0,), (1,), (2,), (3,), (2, 3), (0, 2)]]
+    assert_same(evaluator.permuted(jobs), model.black_box(rows).permuted(jobs))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_and_chunks_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = opened("lightgbm-number", threads)
+    rows = Table((np.tile(DATA["X"], (5, 1)),))
+    _, sources = permutations(rows.n_rows, 4, 0)
+    jobs = [Job((j,), sources) for j in range(6)]
+    expected = list(model.black_box(rows).permuted(jobs))
+    monkeypatch.setattr("app.explainers.tree_evaluator._ELEMENTS", 1200)
+    assert_same(model.evaluator(rows).permuted(jobs), expected)
+    monkeypatch.setattr("app.explainers.tree_evaluator._ANSWER", 2 * 800 * 4)  # two jobs a batch
+    assert_same(model.evaluator(rows).permuted(jobs), expected)
+
+
+def test_values_between_the_same_thresholds_count_as_equal() -> None:
+    model, _ = opened("lightgbm")
+    evaluator = model.evaluator(table("lightgbm"))
+    codes, representatives = evaluator.distinct((0,))
+    assert len(representatives) < len(np.unique(DATA["X"][:, 0]))
+    same = Table((DATA["X"].copy(),))
+    same.column(0)[:] = same.column(0)[representatives[codes]]
+    assert np.array_equal(model.predict(same).values, model.predict(table("lightgbm")).values)
+
+
+def test_a_difference_found_by_the_audit_sends_the_work_to_the_runtime() -> None:
+    model, _ = opened("lightgbm-number")
+    evaluator = model.evaluator(table("lightgbm-number"))
+    assert isinstance(evaluator, TreeEvaluator)
+    assert evaluator.agrees()
+    for tree in evaluator._ensemble.trees:
+        tree.weights[0][:] += np.float32(0.01)
+    assert not evaluator.agrees()
+    _, sources = permutations(160, 3, 0)
+    jobs = [Job((0,), sources)]
+    assert_same(evaluator.permuted(jobs), model.black_box(table("lightgbm-number")).permuted(jobs))
+    assert evaluator.failed
+    assert model.engine(evaluator)["name"] == "black-box"
+
+
+def test_a_cancelled_walk_stops_between_trees() -> None:
+    model, cancellation = opened("forest-deep")
+    evaluator = model.evaluator(table("forest-deep"))
+    cancellation.cancel()
+    _, sources = permutations(160, 3, 0)
+    with pytest.raises(Cancelled):
+        list(evaluator.permuted([Job((0,), sources)]))
+
+
+def test_columns_that_no_tree_tests_are_unread() -> None:
+    model, _ = opened("catboost")
+    tested = {int(j) for tree in model._trees.ensemble.trees for j in tree.feature[~tree.is_leaf]}
+    assert model.unread == frozenset(range(6)) - tested
