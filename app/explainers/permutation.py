@@ -208,8 +208,9 @@ def importance(
     tallies = [_Tally(measure, base, len(groups), plan.n_repeats, baselines) for measure in measures]
     started = time.monotonic()
     active = list(range(len(groups)))
+    first, last = 0, 1 if plan.settle or plan.max_seconds is not None else plan.n_repeats
     done = 0
-    for first, last in _rounds(plan):
+    while first < plan.n_repeats and active:
         jobs = [Job(groups[g], sources[first:last]) for g in active]
         for g, predicted in zip(active, evaluator.permuted(jobs), strict=True):
             for tally in tallies:
@@ -218,21 +219,19 @@ def importance(
             progress(done / (len(groups) * plan.n_repeats))
             if plan.max_seconds is not None and time.monotonic() - started > plan.max_seconds:
                 return {tally.name: tally.result() for tally in tallies}
-        if plan.settle and last < plan.n_repeats:
+        if plan.settle and last > 2:
             active = [g for g in active if not all(tally.settled(g) for tally in tallies)]
+        first, last = last, min(plan.n_repeats, last + _round(plan, last, time.monotonic() - started))
+    progress(1.0)
     return {tally.name: tally.result() for tally in tallies}
 
 
-def _rounds(plan: Plan) -> Iterator[tuple[int, int]]:
-    """Repeats to run at once: all, or few at a time where it may be possible to stop early."""
-    if plan.max_seconds is None and not plan.settle:
-        yield 0, plan.n_repeats
-        return
-    first = 0
-    while first < plan.n_repeats:
-        last = min(plan.n_repeats, first + (1 if first == 0 else max(2, first // 2)))
-        yield first, last
-        first = last
+def _round(plan: Plan, repeats: int, seconds: float) -> int:
+    """How many repeats to run before looking again whether to stop: half as many as there are, within a tenth of the time."""
+    size = max(1, repeats // 2)
+    if plan.max_seconds is None:
+        return size
+    return max(1, min(size, int(plan.max_seconds / 10 * repeats / max(seconds, 1e-9))))
 
 
 @dataclass
