@@ -47,8 +47,9 @@ DETAILS: dict[type[errors.ExplainError], str] = {
     errors.UnsupportedOperator: "No gradient rule for operator NonMaxSuppression at node '/nms'. Explain a later layer, or choose a "
     "method that needs no gradient.",
     errors.MalformedInput: "The PNG file cannot be decoded: it is incomplete or damaged. Send the whole file as it was saved.",
-    errors.UnsupportedMediaType: "The body came as application/x-www-form-urlencoded (curl sends it unless told otherwise). Send "
-    "multipart/form-data with a file 'image', or set Content-Type to one of: application/json, image/png, image/jpeg, image/webp.",
+    errors.UnsupportedMediaType: "The body came as application/x-www-form-urlencoded, which curl sends unless told otherwise. Send a "
+    "form with a file 'image' (curl -F image=@FILE), or name what the body is: Content-Type application/json, image/png, image/jpeg, "
+    "image/webp.",
     errors.NotAcceptable: "This route answers application/json or image/png, not what Accept asks for. Send one of those.",
     errors.InputTooLarge: "The picture has 30000 x 30000 pixels; at most 25000000 are taken. Send a smaller one.",
     errors.BadParameter: "alpha: input should be less than or equal to 1. GET /docs shows the parameters and their ranges.",
@@ -92,6 +93,11 @@ def prediction_body() -> dict[str, Any]:
     merged["application/json"] = {
         "schema": {"anyOf": [picture["application/json"]["schema"], table["application/json"]["schema"]]},
         "example": picture["application/json"]["example"],
+    }
+    # One form with the fields of both: for a choice of two, Swagger UI would have no button that picks a file.
+    forms = [content["multipart/form-data"]["schema"]["properties"] for content in (picture, table)]
+    merged["multipart/form-data"] = {
+        "schema": {"type": "object", "properties": forms[0] | forms[1], "additionalProperties": False}
     }
     return _operation(PICTURE_MODEL, merged, required=False)
 

@@ -143,7 +143,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     details = {
         404: "There is no such route. GET /docs shows those that exist.",
-        405: "This route does not know the method. GET /docs shows what it takes.",
+        405: f"This route does not know {request.method}. It takes {(error.headers or {}).get('Allow', 'another method')}.",
         400: "The body cannot be read. Send a multipart form with one file, as the examples in /docs show.",
     }
     return problem(

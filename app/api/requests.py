@@ -106,15 +106,7 @@ async def read_body(
             raise MalformedInput(_missing_picture())
         return b"", "", options
     if kind_sent not in (*BODIES[kind], OCTETS):
-        hint = (
-            " (curl sends application/x-www-form-urlencoded unless told otherwise)"
-            if kind_sent == "application/x-www-form-urlencoded"
-            else ""
-        )
-        raise UnsupportedMediaType(
-            f"The body came as {kind_sent[:80] or 'no media type'}{hint}. Send {MULTIPART} with a file "
-            f"'{FILE_FIELD[kind]}', or set Content-Type to one of: {', '.join(BODIES[kind])}."
-        )
+        raise UnsupportedMediaType(_wrong_media_type(kind_sent, kind))
     return body, kind_sent, options
 
 
@@ -138,4 +130,15 @@ def _missing_picture() -> str:
     return (
         "No picture came. Send it as the body with Content-Type image/png, image/jpeg or image/webp, as a multipart file "
         "'image', or as JSON with the key 'image' in base64."
+    )
+
+
+def _wrong_media_type(sent: str, kind: Kind) -> str:
+    came = f"as {sent[:80]}" if sent else "without a Content-Type"
+    if sent == "application/x-www-form-urlencoded":
+        came += ", which curl sends unless told otherwise"
+    field = FILE_FIELD[kind]
+    return (
+        f"The body came {came}. Send a form with a file '{field}' (curl -F {field}=@FILE), or name what the body is: "
+        f"Content-Type {', '.join(BODIES[kind])}."
     )
