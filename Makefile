@@ -17,6 +17,9 @@ install: $(RUNTIME)  ## the set-up alone
 test: $(DEVELOPMENT) check  ## the same set-up, then every check and the whole test suite
 	$(BIN)/python -m pytest
 
+soak: $(DEVELOPMENT)  ## the long runs: overload, memory, crashes, swaps, drains, slow clients, fuzzing
+	$(BIN)/python -m tests.soak
+
 check: $(DEVELOPMENT)  ## lint, format, types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

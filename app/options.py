@@ -32,7 +32,10 @@ def checked(model: type[Chosen], given: Mapping[str, Any]) -> Chosen:
     Raises:
         BadParameter: a key is unknown, or a value of the wrong type or out of range.
     """
-    document = orjson.dumps(dict(given), option=orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        document = orjson.dumps(dict(given), option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:
+        raise BadParameter("A parameter holds an integer beyond 64 bits. GET /docs shows the ranges.") from None
     return _validated(lambda: model.model_validate_json(document, strict=True))
 
 
