@@ -25,8 +25,8 @@ from app.explainers.permutation import (
     PermutationImportance,
     Plan,
     Rows,
+    Shuffles,
     importance,
-    permutations,
 )
 from app.explainers.table import Table
 from app.model.tabular import TabularModel
@@ -34,6 +34,7 @@ from app.options import Options, PermutationBody, checked
 from app.tables import Decoded
 
 _MAX_CELLS = 50_000_000
+_LOOKED_AT = 3  # permutations in which off-support rows are counted
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def explain_table(
     started = time.perf_counter()
     exact = options.n_repeats == "exact"
     n_repeats = 1 if options.n_repeats == "exact" else options.n_repeats
-    drawn, sources = permutations(n, n_repeats, options.seed, _n_samples(options.max_samples, n))
+    shuffles = Shuffles(n, options.seed, _n_samples(options.max_samples, n))
+    drawn = shuffles.drawn
     sample = table if drawn is None else table.take(drawn)
     evaluator = model.evaluator(sample, len(groups))
     _check_price(task.limits, options, model, evaluator, sample.n_rows, groups)
@@ -105,9 +107,9 @@ def explain_table(
             everything = model.evaluator(table)
             whole = _measures(options.metrics, model, labels, weights, None, everything)
             baselines = {measure.metric.name: measure.score(everything.baseline()) for measure in whole}
-        found = importance(evaluator, measures, features, sources, plan, baselines=baselines, progress=progress)
+        found = importance(evaluator, measures, features, shuffles, plan, baselines=baselines, progress=progress)
     names = [group.name for group in groups]
-    doubts = find_doubts(sample, features, sources)
+    doubts = find_doubts(sample, features, Shuffles(sample.n_rows, options.seed).take(_LOOKED_AT))
     document = {
         "baseline": {name: _unsigned(name, result.baseline, measures) for name, result in found.items()},
         "importances": {name: _entries(names, result, doubts, sample.n_rows) for name, result in found.items()},

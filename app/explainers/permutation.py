@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from app.explainers.influence import influence
 from app.explainers.metrics import Metric, Predicted, Truth
 
+_HELD = 1 << 22  # rows times repeats
+
 Rows = NDArray[np.intp]
 Group = tuple[int, ...]
 
@@ -133,32 +135,36 @@ class PermutationImportance:
         return np.sqrt(self.sampling_error**2 + np.nan_to_num(self.monte_carlo_error) ** 2)
 
 
-def permutations(n_rows: int, n_repeats: int, seed: int, n_samples: int | None = None) -> tuple[Rows | None, Rows]:
+class Shuffles:
     """Which rows are drawn and how they are permuted, as scikit-learn does it for every feature alike.
 
     Args:
         n_rows: rows of the table.
-        n_repeats: how many permutations.
         seed: scikit-learn's `random_state`.
         n_samples: how many rows to draw without replacement; None for all.
 
-    Returns:
-        int[m] drawn rows (None for all), and int[n_repeats, m]: the row, among those drawn, that lends its value.
+    Attributes:
+        drawn: intp[m], the drawn rows; None for all in their order.
     """
-    random = np.random.RandomState(np.random.RandomState(seed).randint(np.iinfo(np.int32).max + 1))
-    drawn = None
-    if n_samples is not None and n_samples < n_rows:
-        drawn = _without_replacement(n_rows, n_samples, random)
-        n_rows = n_samples
-    shuffled = np.arange(n_rows)
-    sources = np.empty((n_repeats, n_rows), dtype=np.intp)
-    source = np.arange(n_rows)
-    for repeat in range(n_repeats):
-        random.shuffle(shuffled)
-        # scikit-learn shuffles the shuffled column again, with indices that are shuffled further.
-        source = source[shuffled]
-        sources[repeat] = source
-    return drawn, sources
+
+    def __init__(self, n_rows: int, seed: int, n_samples: int | None = None) -> None:
+        self._random = np.random.RandomState(np.random.RandomState(seed).randint(np.iinfo(np.int32).max + 1))
+        self.drawn: Rows | None = None
+        if n_samples is not None and n_samples < n_rows:
+            self.drawn = _without_replacement(n_rows, n_samples, self._random)
+            n_rows = n_samples
+        self._shuffled = np.arange(n_rows)
+        self._source = np.arange(n_rows)
+
+    def take(self, count: int) -> Rows:
+        """The next permutations, intp[count, m]: the row, among those drawn, that lends its value."""
+        sources = np.empty((count, len(self._source)), dtype=np.intp)
+        for repeat in range(count):
+            self._random.shuffle(self._shuffled)
+            # scikit-learn shuffles the shuffled column again, with indices that are shuffled further.
+            self._source = self._source[self._shuffled]
+            sources[repeat] = self._source
+        return sources
 
 
 def _without_replacement(population: int, size: int, random: np.random.RandomState) -> Rows:
@@ -183,7 +189,7 @@ def importance(
     evaluator: Evaluator,
     measures: Sequence[Measure],
     groups: Sequence[Group],
-    sources: Rows,
+    shuffles: Shuffles,
     plan: Plan,
     *,
     baselines: Mapping[str, float] | None = None,
@@ -195,7 +201,7 @@ def importance(
         evaluator: predicts the rows.
         measures: what to measure, all from the same predictions.
         groups: features to permute together, each a tuple of column numbers.
-        sources: int[r, n] from `permutations`.
+        shuffles: the permutations.
         plan: when to stop.
         baselines: other baseline scores by metric (scikit-learn measures them on all rows even where only some are
             permuted); default: those of the evaluator's own rows.
@@ -208,30 +214,39 @@ def importance(
     tallies = [_Tally(measure, base, len(groups), plan.n_repeats, baselines) for measure in measures]
     started = time.monotonic()
     active = list(range(len(groups)))
-    first, last = 0, 1 if plan.settle or plan.max_seconds is not None else plan.n_repeats
+    first, last = 0, 1 if plan.settle or plan.max_seconds is not None else _block(plan.n_repeats, base)
     done = 0
     while first < plan.n_repeats and active:
-        jobs = [Job(groups[g], sources[first:last]) for g in active]
+        sources = shuffles.take(last - first)
+        jobs = [Job(groups[g], sources) for g in active]
         for g, predicted in zip(active, evaluator.permuted(jobs), strict=True):
             for tally in tallies:
-                tally.add(g, first, predicted, sources[first:last])
+                tally.add(g, first, predicted, sources)
             done += last - first
             progress(done / (len(groups) * plan.n_repeats))
             if plan.max_seconds is not None and time.monotonic() - started > plan.max_seconds:
                 return {tally.name: tally.result() for tally in tallies}
         if plan.settle and last > 2:
             active = [g for g in active if not all(tally.settled(g) for tally in tallies)]
-        first, last = last, min(plan.n_repeats, last + _round(plan, last, time.monotonic() - started))
+        more = _round(plan, last, time.monotonic() - started)
+        first, last = last, min(plan.n_repeats, last + _block(more, base))
     progress(1.0)
     return {tally.name: tally.result() for tally in tallies}
 
 
 def _round(plan: Plan, repeats: int, seconds: float) -> int:
     """How many repeats to run before looking again whether to stop: half as many as there are, within a tenth of the time."""
+    if plan.max_seconds is None and not plan.settle:
+        return plan.n_repeats
     size = max(1, repeats // 2)
     if plan.max_seconds is None:
         return size
     return max(1, min(size, int(plan.max_seconds / 10 * repeats / max(seconds, 1e-9))))
+
+
+def _block(repeats: int, base: Predicted) -> int:
+    """At most so many repeats that what is held at once stays small."""
+    return max(1, min(repeats, _HELD // len(base.values)))
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from app.errors import Cancelled
 from app.explainers.blackbox import BlackBox
 from app.explainers.metrics import Predicted
-from app.explainers.permutation import Job, permutations
+from app.explainers.permutation import Job, Shuffles
 from app.explainers.table import Table
 
 
@@ -22,7 +22,7 @@ def predict(table: Table) -> Predicted:
 def test_answers_do_not_depend_on_run_size_or_threads(run_rows: int, threads: int) -> None:
     random = np.random.default_rng(0)
     table = Table((np.column_stack([random.normal(size=(60, 2)), random.integers(0, 3, 60)]),))
-    _, sources = permutations(60, 5, 0)
+    sources = Shuffles(60, 0).take(5)
     jobs = [Job((0,), sources), Job((2,), sources), Job((0, 1), sources), Job((1, 2), sources[:2])]
     box = BlackBox(predict, table, run_rows=run_rows, threads=threads)
     for job, answer in zip(jobs, box.permuted(jobs), strict=True):
@@ -37,7 +37,7 @@ def test_answers_do_not_depend_on_run_size_or_threads(run_rows: int, threads: in
 def test_a_column_of_few_values_is_predicted_once_for_each_other_value() -> None:
     random = np.random.default_rng(1)
     table = Table((np.column_stack([random.normal(size=100), random.integers(0, 2, 100)]),))
-    _, sources = permutations(100, 50, 0)
+    sources = Shuffles(100, 0).take(50)
     box = BlackBox(predict, table)
     list(box.permuted([Job((1,), sources)]))
     assert box.rows_predicted == 100 + 100  # the baseline, and each row once with the value that is not its own
@@ -45,7 +45,7 @@ def test_a_column_of_few_values_is_predicted_once_for_each_other_value() -> None
 
 def test_unread_and_constant_columns_cost_nothing() -> None:
     table = Table((np.column_stack([np.random.default_rng(2).normal(size=100), np.ones(100)]),))
-    _, sources = permutations(100, 5, 0)
+    sources = Shuffles(100, 0).take(5)
     box = BlackBox(lambda t: Predicted(t.blocks[0][:, 1:]), table, unread=frozenset({0}))
     answers = list(box.permuted([Job((0,), sources), Job((1,), sources), Job((0, 1), sources)]))
     assert box.rows_predicted == 100
@@ -71,7 +71,7 @@ def test_it_stops_before_the_next_run() -> None:
             raise Cancelled("stop")
 
     table = Table((np.random.default_rng(3).normal(size=(100, 2)),))
-    _, sources = permutations(100, 50, 0)
+    sources = Shuffles(100, 0).take(50)
     box = BlackBox(predict, table, run_rows=100, check=check)
     with pytest.raises(Cancelled):
         list(box.permuted([Job((0,), sources)]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.explainers.guards import find_doubts
-from app.explainers.permutation import permutations
+from app.explainers.permutation import Shuffles
 from app.explainers.table import Table
 
 
@@ -15,7 +15,7 @@ def test_correlated_columns_are_grouped_by_rank() -> None:
     a, b = random.normal(size=(2, 500))
     X = np.column_stack([a, b, np.exp(a), random.normal(size=500), -(b**3)])
     X[::50, 2] = np.nan
-    _, sources = permutations(500, 3, 0)
+    sources = Shuffles(500, 0).take(3)
     doubts = find_doubts(Table((X,)), [(j,) for j in range(5)], sources)
     assert doubts.groups == ((0, 2), (1, 4))
     assert doubts.strongest[1] == pytest.approx(1)
@@ -25,7 +25,7 @@ def test_independent_columns_have_support_and_functions_of_each_other_have_not()
     random = np.random.default_rng(1)
     a = random.normal(size=2000)
     X = np.column_stack([a, 2 * a, random.normal(size=2000)])
-    _, sources = permutations(2000, 3, 0)
+    sources = Shuffles(2000, 0).take(3)
     doubts = find_doubts(Table((X,)), [(0,), (2,), (0, 1)], sources)
     assert doubts.off_support[0] == pytest.approx(0.95, abs=0.01)  # only the diagonal of 20 x 20 cells is real
     assert doubts.off_support[1] < 0.02
@@ -33,7 +33,7 @@ def test_independent_columns_have_support_and_functions_of_each_other_have_not()
 
 
 def test_few_rows_or_texts_are_not_judged() -> None:
-    _, sources = permutations(4, 2, 0)
+    sources = Shuffles(4, 0).take(2)
     doubts = find_doubts(Table((np.zeros((4, 2)),)), [(0,)], sources)
     assert doubts.groups == ()
     assert np.isnan(doubts.off_support).all()

@@ -14,7 +14,7 @@ from sklearn.utils.random import sample_without_replacement
 from app.explainers.blackbox import BlackBox
 from app.explainers.exact import exact_importance
 from app.explainers.metrics import METRICS, Predicted, Truth
-from app.explainers.permutation import Measure, PermutationImportance, Plan, importance, permutations
+from app.explainers.permutation import Measure, PermutationImportance, Plan, Shuffles, importance
 from app.explainers.table import Table
 
 COEF = np.array([1.0, 0.5, 0.2, 0.0])
@@ -34,11 +34,12 @@ def run(
     n_samples: int | None = None,
 ) -> dict[str, PermutationImportance]:
     table = Table((X,))
-    drawn, sources = permutations(len(X), plan.n_repeats, plan.seed, n_samples)
+    shuffles = Shuffles(len(X), plan.seed, n_samples)
+    drawn = shuffles.drawn
     table, truth = (table, truth) if drawn is None else (table.take(drawn), truth[drawn])
     measures = [Measure(METRICS[name], truth) for name in metrics]
     groups = [(j,) for j in range(X.shape[1])] if groups is None else groups
-    return importance(BlackBox(predict, table), measures, groups, sources, plan)
+    return importance(BlackBox(predict, table), measures, groups, shuffles, plan)
 
 
 def test_scikit_learns_own_example() -> None:
@@ -55,14 +56,14 @@ def test_scikit_learns_own_example() -> None:
 
 
 def test_permutations_are_those_of_the_legacy_generator_composed() -> None:
-    _, sources = permutations(6, 4, 0)
+    sources = Shuffles(6, 0).take(4)
     assert sources.tolist() == [[1, 5, 0, 2, 3, 4], [5, 3, 2, 0, 4, 1], [3, 0, 2, 1, 5, 4], [3, 0, 2, 1, 5, 4]]
 
 
 @pytest.mark.parametrize(("n", "m"), [(1000, 5), (1000, 500), (1000, 995), (50, 49)])
 def test_rows_are_drawn_as_scikit_learn_draws_them(n: int, m: int) -> None:
     seed = np.random.RandomState(4).randint(np.iinfo(np.int32).max + 1)
-    drawn, _ = permutations(n, 1, 4, m)
+    drawn = Shuffles(n, 4, m).drawn
     assert drawn is not None
     assert drawn.tolist() == sample_without_replacement(n, m, random_state=np.random.RandomState(seed)).tolist()
 
@@ -97,7 +98,7 @@ def test_a_group_is_permuted_jointly_as_by_hand() -> None:
         return Predicted((block @ COEF + block[:, 0] * block[:, 1])[:, None])
 
     found = run(predict, X, Truth(y), ["mse"], Plan(4, 9), [(0, 1)])["mse"]
-    _, sources = permutations(80, 4, 9)
+    sources = Shuffles(80, 9).take(4)
     by_hand = []
     for source in sources:
         permuted = X.copy()
@@ -147,7 +148,7 @@ def test_the_table_is_not_changed() -> None:
 def test_the_global_random_state_is_left_alone() -> None:
     np.random.seed(0)  # noqa: NPY002
     state = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
-    permutations(100, 3, 1, 50)
+    Shuffles(100, 1, 50).take(3)
     assert np.random.get_state()[1].tolist() == state  # type: ignore[index]  # noqa: NPY002
 
 
@@ -216,9 +217,8 @@ def test_a_time_budget_returns_the_best_answer_so_far() -> None:
 
     started = time.monotonic()
     box = BlackBox(slow, Table((X,)), run_rows=50)
-    _, sources = permutations(50, 1000, 0)
     measure = Measure(METRICS["mse"], Truth((X @ COEF)[:, None]))
-    found = importance(box, [measure], [(j,) for j in range(4)], sources, Plan(1000, max_seconds=0.3))["mse"]
+    found = importance(box, [measure], [(j,) for j in range(4)], Shuffles(50, 0), Plan(1000, max_seconds=0.3))["mse"]
     assert time.monotonic() - started < 2
     run_repeats = (~np.isnan(found.importances)).sum(axis=1)
     assert (run_repeats >= 1).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.errors import Cancelled
-from app.explainers.permutation import Job, permutations
+from app.explainers.permutation import Job, Shuffles
 from app.explainers.table import Table
 from app.explainers.tree_evaluator import TreeEvaluator
 from app.model import Cancellation, TabularModel, load
@@ -54,7 +54,7 @@ def test_walked_predictions_are_the_runtimes(name: str) -> None:
     rows = table(name)
     evaluator = model.evaluator(rows)
     assert isinstance(evaluator, TreeEvaluator)
-    _, sources = permutations(rows.n_rows, 3, 0)
+    sources = Shuffles(rows.n_rows, 0).take(3)
     groups = [(0,), (1,), (2,), (3,), (4,), (5,), (0, 1), (1, 5, 3), (0, 1, 2, 3, 4, 5)]
     jobs = [Job(group, sources) for group in groups]
     assert_same(evaluator.permuted(jobs), model.black_box(rows).permuted(jobs))
@@ -74,7 +74,7 @@ def test_encoded_texts_are_walked_as_one_column() -> None:
     rows = Table(blocks)
     evaluator = model.evaluator(rows)
     assert isinstance(evaluator, TreeEvaluator)
-    _, sources = permutations(90, 3, 1)
+    sources = Shuffles(90, 1).take(3)
     jobs = [Job(group, sources) for group in [(0,), (1,), (2,), (3,), (2, 3), (0, 2)]]
     assert_same(evaluator.permuted(jobs), model.black_box(rows).permuted(jobs))
 
@@ -83,7 +83,7 @@ def test_encoded_texts_are_walked_as_one_column() -> None:
 def test_threads_and_chunks_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = opened("lightgbm-number", threads)
     rows = Table((np.tile(DATA["X"], (5, 1)),))
-    _, sources = permutations(rows.n_rows, 4, 0)
+    sources = Shuffles(rows.n_rows, 0).take(4)
     jobs = [Job((j,), sources) for j in range(6)]
     expected = list(model.black_box(rows).permuted(jobs))
     monkeypatch.setattr("app.explainers.tree_evaluator._ELEMENTS", 1200)
@@ -110,7 +110,7 @@ def test_a_difference_found_by_the_audit_sends_the_work_to_the_runtime() -> None
     for tree in evaluator._ensemble.trees:
         tree.weights[0][:] += np.float32(0.01)
     assert not evaluator.agrees()
-    _, sources = permutations(160, 3, 0)
+    sources = Shuffles(160, 0).take(3)
     jobs = [Job((0,), sources)]
     assert_same(evaluator.permuted(jobs), model.black_box(table("lightgbm-number")).permuted(jobs))
     assert evaluator.failed
@@ -121,7 +121,7 @@ def test_a_cancelled_walk_stops_between_trees() -> None:
     model, cancellation = opened("forest-deep")
     evaluator = model.evaluator(table("forest-deep"))
     cancellation.cancel()
-    _, sources = permutations(160, 3, 0)
+    sources = Shuffles(160, 0).take(3)
     with pytest.raises(Cancelled):
         list(evaluator.permuted([Job((0,), sources)]))
 
