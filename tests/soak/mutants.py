@@ -28,7 +28,7 @@ async def _judge(good: dict[str, bytes], count: int, path: Path) -> None:
     outcomes, seconds = Counter[str](), list[float]()
     for name, model in good.items():
         for number, content in enumerate(mutants(model, count // len(good))):
-            path.write_bytes(content)
+            await asyncio.to_thread(path.write_bytes, content)
             started = time.perf_counter()
             refusal = await verdict(pool, path, f"{name}-{number}", 10)
             seconds.append(time.perf_counter() - started)
