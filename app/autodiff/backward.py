@@ -180,17 +180,13 @@ def _assemble(
     read = {name for node in nodes for name in [*node.input, *captured(node)]} | set(wanted)
     inputs = [_describe(graph, name, name) for name in graph.inputs if name in read]
     described = {output: output, **{t: t for t in gradients}, **{v: k for k, v in names.items()}}
-    model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            graph.model.graph.name,
-            [*inputs, _describe(graph, cotangent, output)],
-            [_describe(graph, name, described[name]) for name in wanted],
-            [t for name, t in [*graph.initializers.items(), *op.constants.items()] if name in read],
-        ),
-        opset_imports=graph.model.opset_import,
-        ir_version=graph.model.ir_version,
-    )
+    model = onnx.ModelProto(ir_version=graph.model.ir_version, opset_import=graph.model.opset_import)
+    model.graph.name = graph.model.graph.name
+    model.graph.node.extend(nodes)
+    model.graph.input.extend([*inputs, _describe(graph, cotangent, output)])
+    model.graph.output.extend(_describe(graph, name, described[name]) for name in wanted)
+    weights = {**graph.initializers, **op.constants}
+    model.graph.initializer.extend(tensor for name, tensor in weights.items() if name in read)
     straight = any(node.operator in QUANTISING for node in path)
     return Differentiated(model, names, straight)
 

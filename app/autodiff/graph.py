@@ -8,7 +8,7 @@ Gather and Concat by which exporters write "flatten all but the first axis", whe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -111,7 +111,9 @@ class Graph:
         symbols = [dim.dim_param for i in self.inputs.values() if (dim := _open_batch(i)) is not None]
         self.batch = next((symbol for symbol in symbols if symbol), "batch")
         self._batches = PROBED_BATCHES if symbols else ()
-        self._probes = [_Probe(self, batch) for batch in self._batches or PROBED_BATCHES[:1]]
+        self._probes: list[_Probe] = []
+        for batch in self._batches or PROBED_BATCHES[:1]:
+            self._probes.append(_Probe(self, batch, *self._probes[:1]))
         if (
             self._probes[-1].contradictions > self._probes[0].contradictions
         ):  # declared open, but written for a batch of 1
@@ -172,15 +174,24 @@ class Graph:
 
 
 class _Probe:
-    """Types of all tensors, and the content of small ones, at one batch size."""
+    """Types of all tensors, and the content of small ones, at one batch size.
 
-    def __init__(self, graph: Graph, batch: int) -> None:
+    What comes out as in an earlier probe is the same object here, so that a node whose inputs all are needs no second look.
+    """
+
+    def __init__(self, graph: Graph, batch: int, earlier: _Probe | None = None) -> None:
         self.types: dict[str, TypeProto] = {}
         self.values: dict[str, Array] = {}
         self.contradictions = 0
         self._graph = graph
+        self._earlier = earlier
         self._imports = list(graph.model.opset_import)
         for name, tensor in graph.initializers.items():
+            if earlier is not None:
+                self.types[name] = earlier.types[name]
+                if name in earlier.values:
+                    self.values[name] = earlier.values[name]
+                continue
             self.types[name] = helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
             if math.prod(tensor.dims) <= SMALL:
                 self.values[name] = numpy_helper.to_array(tensor)
@@ -205,6 +216,25 @@ class _Probe:
 
     def _infer(self, node: NodeProto) -> None:
         inputs = [name for name in node.input if name]
+        if self._earlier is None:
+            self._work_out(node, inputs)
+            return
+        types, values = self._earlier.types, self._earlier.values
+        if any(
+            self.types.get(n) is not types.get(n) or self.values.get(n) is not values.get(n)
+            for n in [*inputs, *captured(node)]
+        ):
+            self._work_out(node, inputs)
+            for name in node.output:
+                if name in types and self.types.get(name) == types[name]:
+                    self.types[name] = types[name]
+                if name in values and name in self.values and np.array_equal(self.values[name], values[name]):
+                    self.values[name] = values[name]
+            return
+        self.types |= {name: types[name] for name in node.output if name in types}
+        self.values |= {name: values[name] for name in node.output if name in values}
+
+    def _work_out(self, node: NodeProto, inputs: list[str]) -> None:
         if all(name in self.types for name in inputs):
             nested = any(a.HasField("g") for a in node.attribute)
             types = self.types if nested else {name: self.types[name] for name in inputs}
@@ -217,27 +247,26 @@ class _Probe:
             except (defs.SchemaError, KeyError, RuntimeError):
                 pass  # an operator of another domain, or one whose shape cannot be told: rules then work at run time
         if node.op_type in ("MaxPool", "AveragePool", "LpPool"):
-            self._drop_empty_windows(node)
+            self._count_windows(node)
         if node.op_type == "Shape":
             self._keep_shape(node)
         elif node.op_type not in _RANDOM and all(name in self.values for name in inputs):
             self._keep_result(node, inputs)
 
-    def _drop_empty_windows(self, node: NodeProto) -> None:
-        """With `ceil_mode`, ONNX Runtime (as PyTorch) leaves out a last window that starts behind the input; inference counts it."""
+    def _count_windows(self, node: NodeProto) -> None:
+        """With `ceil_mode`, ONNX Runtime counts fewer windows than shape inference: none that starts behind the input."""
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         size, result = self.shape(node.input[0]), self.types.get(node.output[0])
-        if (
-            not attributes.get("ceil_mode")
-            or attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
-            or size is None
-            or result is None
-        ):
+        if not attributes.get("ceil_mode") or size is None or result is None:
             return
-        strides, pads = attributes.get("strides", [1] * len(size)), attributes.get("pads", [0] * len(size))
+        axes = len(size) - 2
+        strides, pads = attributes.get("strides", [1] * axes), attributes.get("pads", [0] * 2 * axes)
+        same = attributes.get("auto_pad", b"NOTSET").startswith(b"SAME")
         for axis, dim in enumerate(result.tensor_type.shape.dim[2:]):
-            length = size[2 + axis]
-            if length is not None and dim.dim_value > 1 and (dim.dim_value - 1) * strides[axis] >= length + pads[axis]:
+            length, stride = size[2 + axis], strides[axis]
+            if length is not None and same:
+                dim.dim_value = -(-length // stride)
+            elif length is not None and (dim.dim_value - 1) * stride >= length + pads[axis]:
                 dim.dim_value -= 1
 
     def _keep_shape(self, node: NodeProto) -> None:
@@ -258,11 +287,30 @@ class _Probe:
                 self.values[name] = np.asarray(value)
 
 
+# Shape arithmetic, of which the older exporter writes thousands of nodes; the reference implementation takes a millisecond for each.
+_DIRECT: dict[str, Callable[..., Array]] = {
+    "Identity": lambda _, a: a,
+    "Add": lambda _, a, b: np.add(a, b),
+    "Sub": lambda _, a, b: np.subtract(a, b),
+    "Mul": lambda _, a, b: np.multiply(a, b),
+    "Equal": lambda _, a, b: np.equal(a, b),
+    "Concat": lambda attributes, *parts: np.concatenate(parts, attributes["axis"]),
+    "Gather": lambda attributes, a, i: np.take(a, i, attributes.get("axis", 0)),
+    "Unsqueeze": lambda _, a, axes: np.expand_dims(a, tuple(axes.tolist())),
+    "Cast": lambda attributes, a: a.astype(helper.tensor_dtype_to_np_dtype(attributes["to"])),
+}
+
+
 def run_node(node: NodeProto, feeds: dict[str, Any], opset: dict[str, int]) -> Sequence[Array] | None:
     """The node's outputs by the reference implementation, None where that has no such operator."""
     if any(a.HasField("g") for a in node.attribute):
         return None
+    if node.op_type == "Constant" and node.attribute[0].name == "value":
+        return [numpy_helper.to_array(node.attribute[0].t)]
     try:
+        if node.op_type in _DIRECT:
+            attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+            return [_DIRECT[node.op_type](attributes, *(feeds[name] for name in node.input))]
         results: Any = ReferenceEvaluator(node, opsets=dict(opset)).run(None, feeds)
     except Exception:  # noqa: BLE001 - whatever the reference cannot work out is simply not known beforehand
         return None

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from app.autodiff import differentiate
+from app.errors import UnsupportedOperator
 from tests import graphs
 from tests.graphs import Array, node
 
@@ -57,7 +58,10 @@ def product_gap(model: onnx.ModelProto, x: Array, v: Array, seed: int) -> None:
         assume(False)
     assume(start.size > 0)
     u = np.random.default_rng(seed).standard_normal(start.shape).astype(np.float32)
-    result = differentiate(model, "y", ["x"])
+    try:
+        result = differentiate(model, "y", ["x"])
+    except UnsupportedOperator:
+        assume(False)
     session = ort.InferenceSession(result.model.SerializeToString(), options)
     feeds = {"x": x.astype(np.float32), "cotangent": u}
     gradient = session.run([result.gradients["x"]], {i.name: feeds[i.name] for i in session.get_inputs()})[0]

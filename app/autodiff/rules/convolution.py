@@ -47,6 +47,11 @@ class Window:
                         node, f"pads by {mode} for an unknown height or width, which must be declared in the graph"
                     )
                 short = extent - stride if size is None else (-(-size // stride) - 1) * stride + extent - size
+                if short < -1:
+                    raise unsupported(
+                        node,
+                        f"pads by {mode} windows so far apart that the width is negative, which runtimes do each in its way",
+                    )
                 totals.append(max(short, 0))
             small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
             begins, ends = (small, large) if mode == "SAME_UPPER" else (large, small)

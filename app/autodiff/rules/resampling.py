@@ -105,16 +105,17 @@ def mixture(node: Node, size: int, count: int, scale: float) -> Array:
 
 
 def _coordinate(mode: str, o: int, size: int, count: int, scale: float) -> float:
-    """Where output place o lies between the input places."""
+    """Where output place o lies between the input places, in float32 as ONNX Runtime reckons it: that decides between neighbours."""
+    place, half, step = np.float32(o), np.float32(0.5), np.float32(scale)
     if mode == "asymmetric":
-        return o / scale
+        return float(place / step)
     if mode == "align_corners":
-        return o * (size - 1) / (count - 1) if count > 1 else 0.0
+        return float(place * np.float32(size - 1) / np.float32(count - 1)) if count > 1 else 0.0
     if mode == "pytorch_half_pixel" and count == 1:
         return 0.0
     if mode == "half_pixel_symmetric":
         return size / 2 * (1 - count / (scale * size)) + (o + 0.5) / scale - 0.5
-    return (o + 0.5) / scale - 0.5
+    return float((place + half) / step - half)
 
 
 def _nearest(x: float, mode: str) -> int:
