@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
-.PHONY: help serve install test check fix bench parity soak constraints clean
+.PHONY: help serve install test check fix bench parity soak generated-client constraints clean
 help:  ## what there is
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 serve: $(RUNTIME)  ## install what is needed and start the service on 127.0.0.1:8000 with the demo models
 	$(BIN)/onnxplain serve
@@ -41,6 +41,9 @@ $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
 $(DEVELOPMENT): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(RUNTIME)
+
+generated-client: $(DEVELOPMENT)  ## generate a client from /openapi.json and use it against the running service
+	$(BIN)/python tests/generated_client.py
 
 constraints: $(DEVELOPMENT)  ## write constraints.txt anew from what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | grep -vi '^pip\|^setuptools' > constraints.txt

@@ -9,7 +9,7 @@ from typing import Any
 from app import errors
 from app.cards import Kind, ModelCard
 from app.methods import METHODS, Method
-from app.options import Options
+from app.options import Options, PermutationBody
 
 PICTURE_MODEL = "digits"
 TABLE_MODEL = "breast-cancer"
@@ -83,12 +83,12 @@ def explanation_body(method: Method) -> dict[str, Any]:
     """OpenAPI: what an explanation takes, with the demo model as the example of `name`."""
     if method.kind == "image":
         return _operation(PICTURE_MODEL, _picture_content(method.options), required=True)
-    return _operation(TABLE_MODEL, _table_content(method.options), required=False)
+    return _operation(TABLE_MODEL, _table_content(method.options, PermutationBody), required=False)
 
 
 def prediction_body() -> dict[str, Any]:
     """OpenAPI: what a prediction takes, a picture or a table."""
-    picture, table = _picture_content(Options), _table_content(Options)
+    picture, table = _picture_content(Options), _table_content(Options, Options)
     merged = {**table, **picture}
     merged["application/json"] = {
         "schema": {"anyOf": [picture["application/json"]["schema"], table["application/json"]["schema"]]},
@@ -135,8 +135,10 @@ def _picture_content(options: type[Options]) -> dict[str, Any]:
     }
 
 
-def _table_content(options: type[Options]) -> dict[str, Any]:
-    schema = _json_schema(options)
+def _table_content(options: type[Options], body: type[Options]) -> dict[str, Any]:
+    """`options` stand in query and form, `body` in JSON, where nested values have a place."""
+    schema, document = _json_schema(options), _json_schema(body)
+    binary = {"schema": {"type": "string", "format": "binary"}}
     rows = {
         "description": "Lists in the order of `columns`, or objects by column; null is a missing value.",
         "type": "array",
@@ -147,14 +149,15 @@ def _table_content(options: type[Options]) -> dict[str, Any]:
         "rows": rows,
         "columns": strings,
         "labels": {"type": "array", "items": {}, "description": "The true class or value of every row."},
-        "sample_weight": {"type": "array", "items": {"type": "number"}},
     }
     return {
         "application/json": {
-            "schema": {**schema, "properties": {**table, **schema["properties"]}},
+            "schema": {**document, "properties": {**table, **document["properties"]}},
             "example": TABLE_REQUEST if schema["properties"] else {},
         },
         "text/csv": {"schema": {"type": "string"}},
+        "application/vnd.apache.parquet": binary,
+        "application/vnd.apache.arrow.file": binary,
         "multipart/form-data": {
             "schema": {
                 **schema,
@@ -165,8 +168,15 @@ def _table_content(options: type[Options]) -> dict[str, Any]:
 
 
 def _json_schema(options: type[Options]) -> dict[str, Any]:
-    schema = options.model_json_schema()
-    return {"type": "object", "properties": schema.get("properties", {}), "additionalProperties": False}
+    """The options as keys of a body. Defaults are told, not declared: a generated client would send them, over the query's."""
+    properties = {}
+    for name, field in options.model_json_schema().get("properties", {}).items():
+        kept = {key: value for key, value in field.items() if key not in ("default", "title")}
+        default = field.get("default")
+        if default is not None:
+            kept["description"] = f"{field['description']} Default: {str(default).lower()}."
+        properties[name] = kept
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def curl(name: str, card: ModelCard, base_url: str) -> str:

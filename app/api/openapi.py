@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,7 +75,20 @@ def document(app: FastAPI, settings: Settings, *, everything: bool = False) -> d
                 operations.pop(verb, None)
     for path, operation in _operations(made):
         _refine(path, operation)
+    used = _referenced(made["paths"], schemas)
+    made["components"]["schemas"] = {name: schema for name, schema in schemas.items() if name in used}
     return made
+
+
+def _referenced(part: Any, schemas: dict[str, Any]) -> set[str]:
+    """Names of the schemas that a part of the document refers to, directly or through others."""
+    found: set[str] = set()
+    texts = [str(part)]
+    while texts:
+        new = set(re.findall(r"#/components/schemas/(\w+)", texts.pop())) - found
+        found |= new
+        texts += [str(schemas[name]) for name in new]
+    return found
 
 
 def _operations(made: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
