@@ -57,7 +57,7 @@ def _f1_of_class(truth: Truth, predicted: Predicted, weights: Rows, c: int) -> R
     is_true, is_predicted = truth.values == c, predicted.classes == c
     numerator = 2.0 * (is_true & is_predicted)
     denominator = is_true.astype(np.float64) + is_predicted
-    mean_n, mean_d = np.average(numerator, weights=weights), np.average(denominator, weights=weights)
+    mean_n, mean_d = float(np.average(numerator, weights=weights)), float(np.average(denominator, weights=weights))
     if mean_d == 0:
         return np.zeros(len(weights))
     return (numerator - mean_n / mean_d * denominator) / mean_d
