@@ -60,7 +60,8 @@ def _f1_of_class(truth: Truth, predicted: Predicted, weights: Rows, c: int) -> R
     mean_n, mean_d = float(np.average(numerator, weights=weights)), float(np.average(denominator, weights=weights))
     if mean_d == 0:
         return np.zeros(len(weights))
-    return (numerator - mean_n / mean_d * denominator) / mean_d
+    change: Rows = (numerator - mean_n / mean_d * denominator) / mean_d
+    return change
 
 
 def _f1(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
