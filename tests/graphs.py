@@ -116,3 +116,31 @@ def counter() -> onnx.ModelProto:
     n = helper.make_tensor_value_info("n", TensorProto.INT64, ["N", 1])
     nodes.insert(2, node("Cast", ["n"], ["n_float"], to=TensorProto.FLOAT))
     return model(nodes, [n], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])], constants)
+
+
+def filler() -> onnx.ModelProto:
+    """An integer column `n` to the sum of a tensor of so many zeros: the caller decides how much memory a run takes."""
+    nodes = [
+        node("ReduceMax", ["n"], ["length"], keepdims=0),
+        node("Reshape", ["length", "one"], ["shape"]),
+        node("ConstantOfShape", ["shape"], ["zeros"]),
+        node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+        node("Cast", ["n"], ["n_float"], to=TensorProto.FLOAT),
+        node("Add", ["n_float", "sum"], ["y"]),
+    ]
+    n = helper.make_tensor_value_info("n", TensorProto.INT64, ["N", 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1])
+    return model(nodes, [n], [y], {"one": np.array([1])})
+
+
+def as_double(single: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network in float64, which the reference implementation of ONNX computes."""
+    double = onnx.ModelProto()
+    double.CopyFrom(single)
+    for tensor in double.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    for described in [*double.graph.input, *double.graph.output, *double.graph.value_info]:
+        if described.type.tensor_type.elem_type == TensorProto.FLOAT:
+            described.type.tensor_type.elem_type = TensorProto.DOUBLE
+    return double
