@@ -148,7 +148,12 @@ def _check_names(own: list[str], sent: list[str], label: str | None) -> int | No
     if label is not None and label not in sent:
         raise BadTable(f"There is no label column '{label}'; the table has {_listed(sent)}.")
     if missing := [name for name in own if name not in set(sent)]:
-        raise BadTable(f"The model needs column {_listed(missing)}, which the table lacks; add it.")
+        others = [name for name in sent if name not in set(own) and name != label]
+        same = f" If they are {_listed(others)}, name them so as `features` under [tabular] in model.toml."
+        raise BadTable(
+            f"The model needs column {_listed(missing)}, which the table lacks; add it."
+            f"{same if len(others) == len(missing) else ''}"
+        )
     # A model may read a column that is called like the label; then the label has no column of its own.
     if unknown := [name for name in sent if name not in set(own) and name != label]:
         raise BadTable(
