@@ -79,7 +79,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = cache(lambda: openapi.document(app, settings))  # type: ignore[method-assign] # the way FastAPI documents
     # The last one added is the outermost.
     app.add_middleware(CancelOnDisconnect)
-    app.add_middleware(BodyLimit, limit=settings.max_body * MEBIBYTE, model_limit=settings.max_model * MEBIBYTE)
+    app.add_middleware(
+        BodyLimit,
+        limit=settings.max_body * MEBIBYTE,
+        model_limit=settings.max_model * MEBIBYTE,
+        total=settings.max_bodies * MEBIBYTE,
+    )
     app.add_middleware(Access, settings=settings)
     app.add_middleware(Observe, metrics=instruments, tracer=Tracer.from_environment(__version__))
     app.add_middleware(RequestIdentity)

@@ -52,6 +52,7 @@ class Settings(BaseModel):
     ] = 20.0
     # ---- how large ------------------------------------------------------------------------------------------------
     max_body: Annotated[int, Field(ge=1, description="Most MiB of a request body.")] = 128
+    max_bodies: Annotated[int, Field(ge=1, description="Most MiB of all request bodies together.")] = 1024
     max_pixels: Annotated[int, Field(ge=1, description="Most pixels of a picture.")] = 25_000_000
     max_cells: Annotated[int, Field(ge=1, description="Most cells (rows times columns) of a table.")] = 20_000_000
     max_cost: Annotated[

@@ -196,6 +196,28 @@ def test_a_declared_body_above_the_cap_is_refused_before_it_is_sent(service: Ser
     assert json.loads(body)["code"] == "input_too_large"
 
 
+def test_bodies_together_take_no_more_memory_than_they_may(tmp_path: Path) -> None:
+    """Ten clients hold all but a byte of a megabyte each; what does not fit beside them is told to come back, and fits when they have left."""
+    models = tmp_path / "models"
+    (models / "counter").mkdir(parents=True)
+    onnx.save(graphs.counter(), models / "counter" / "model.onnx")
+    rows = json.dumps({"rows": [[1]] * 200_000}).encode()
+    with running(tmp_path / "log", models=models, max_body=1, max_bodies=7, workers=1) as service:
+        held = [connect(service) for _ in range(10)]
+        for connection in held:
+            connection.sendall(POST + b"Content-Length: 1000000\r\n\r\n" + b" " * 999_999)
+
+        def ask() -> httpx.Response:
+            headers = {"Content-Type": "application/json"}
+            return service.client.post("/v1/models/counter/predictions", content=rows, headers=headers)
+
+        eventually(lambda: ask().status_code == 503)
+        assert ask().headers["retry-after"] == "2"
+        for connection in held:
+            connection.close()
+        eventually(lambda: ask().status_code == 200)
+
+
 def test_a_client_that_leaves_frees_its_worker_within_300_milliseconds(strict: Service) -> None:
     body = json.dumps({"rows": [[10**12]]}).encode()
     with closing(connect(strict)) as connection:

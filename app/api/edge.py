@@ -9,7 +9,7 @@ import secrets
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import InputTooLarge
+from app.errors import Busy, InputTooLarge
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -53,14 +53,19 @@ class RequestIdentity:
 class BodyLimit:
     """Refuses a body above `limit` bytes (`model_limit` for an uploaded model): by its declared length, else as it streams.
 
+    All bodies together may take `total` bytes, so that many clients cannot do what one may not.
+
     Raises:
         InputTooLarge: from the `receive` of whoever reads the body.
+        Busy: likewise, when other bodies take the room.
     """
 
-    def __init__(self, app: ASGIApp, limit: int, model_limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, model_limit: int, total: int) -> None:
         self._app = app
         self._limit = limit
         self._model_limit = model_limit
+        self._total = total
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -74,22 +79,27 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal seen
-            if declared > limit:
-                raise _too_large(limit)
+            self._refuse(declared, limit, self._held - seen + declared)
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                raise _too_large(limit)
+            size = len(message.get("body", b""))
+            seen += size
+            self._held += size
+            self._refuse(seen, limit, self._held)
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._held -= seen
 
-
-def _too_large(limit: int) -> InputTooLarge:
-    return InputTooLarge(
-        f"The body is larger than the {limit / 2**20:g} MiB that one request may have. Send fewer rows or a smaller "
-        "picture; GET /v1/limits shows the limits in force."
-    )
+    def _refuse(self, size: int, limit: int, together: int) -> None:
+        if size > limit:
+            raise InputTooLarge(
+                f"The body is larger than the {limit / 2**20:g} MiB that one request may have. Send fewer rows or a "
+                "smaller picture; GET /v1/limits shows the limits in force."
+            )
+        if together > max(self._total, limit):
+            raise Busy("Other requests hold all the memory that bodies may take. Try again in a moment.", retry_after=2)
 
 
 class CancelOnDisconnect:

@@ -76,6 +76,7 @@ def limits_of(settings: Settings) -> Limits:
         grace_s=settings.grace,
         drain_s=settings.drain,
         max_body_mib=settings.max_body,
+        max_bodies_mib=settings.max_bodies,
         max_pixels=settings.max_pixels,
         max_cells=settings.max_cells,
         max_cost_s=settings.max_cost,

@@ -261,6 +261,7 @@ class Limits(Wire):
     grace_s: float = Field(description="How long cancelled work may take to stop before its worker is killed.")
     drain_s: float = Field(description="How long running requests may take to finish when the service stops.")
     max_body_mib: int
+    max_bodies_mib: int = Field(description="All bodies that are being read or worked on, together.")
     max_pixels: int
     max_cells: int
     max_cost_s: float = Field(description="The model's own measured time that one request may cost.")

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from tests.conftest import DEMO_MODELS, Service
+from tests.conftest import DEMO_MODELS, Service, eventually
 
 DIGIT = (DEMO_MODELS / "digits" / "samples" / "7.png").read_bytes()
 PICTURE_ROUTES = ("/v1/models/digits/explanations/gradcam", "/v1/models/digits/predictions")
@@ -222,6 +222,7 @@ def test_many_ranges_cost_nothing(service: Service) -> None:
 def test_a_request_is_one_line_in_the_log_with_what_it_was_about(service: Service) -> None:
     headers = {"X-Request-ID": "logged-1", "Cache-Control": "no-store"}
     service.client.post(PICTURE_ROUTES[0], files={"image": DIGIT}, headers=headers)
+    eventually(lambda: [line for line in service.lines() if line.get("request_id") == "logged-1"])
     (line,) = [line for line in service.lines() if line.get("request_id") == "logged-1"]
     assert (line["model"], line["method"], line["level"]) == ("digits", "gradcam", "info")
     assert set(line["timings_ms"]) >= {"decode", "run", "render"}

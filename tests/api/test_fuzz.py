@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.conftest import running
@@ -34,7 +35,8 @@ def fuzz(url: str, examples: int, phases: str, operations: tuple[str, ...] = (),
         "--max-response-time", "60", "--suppress-health-check", "all", "--no-color", "--generation-database", "none",
         *([] if seed is None else ["--seed", str(seed)]),
     ]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder:  # schemathesis writes its notes where it runs
+        run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert run.returncode == 0, run.stdout[-6000:]
     return run.stdout
 

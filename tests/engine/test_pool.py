@@ -21,6 +21,7 @@ from app.errors import (
     Busy,
     DeadlineExceeded,
     InputCrashedRuntime,
+    InputTooLarge,
     ModelRefused,
     ModelUnavailable,
     WorkerLost,
@@ -34,7 +35,7 @@ CRASH = [-(2**63), -1]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelRef]:
     folder = tmp_path_factory.mktemp("models")
-    made = {"division": graphs.division(), "counter": graphs.counter()}
+    made = {"division": graphs.division(), "counter": graphs.counter(), "filler": graphs.filler()}
     for name, model in made.items():
         (folder / name).mkdir()
         onnx.save(model, folder / name / "model.onnx")
@@ -278,6 +279,17 @@ def test_what_the_worker_refuses_arrives_as_the_same_error(models: dict[str, Mod
         assert await answer(pool, models["division"], 8, 2) == 4
 
     with_pool(scenario)
+
+
+def test_work_that_needs_too_much_memory_is_refused_and_the_worker_lives_on(models: dict[str, ModelRef]) -> None:
+    async def scenario(pool: Pool) -> None:
+        workers = pool.pids()
+        with pytest.raises(InputTooLarge, match="memory"):
+            await answer(pool, models["filler"], 2**30)
+        assert await answer(pool, models["filler"], 7) == 7
+        assert pool.pids() == workers
+
+    with_pool(scenario, worker=WorkerLimits(memory_bytes=3 * 2**30))
 
 
 def test_an_untrusted_model_is_tried_in_a_process_of_its_own(models: dict[str, ModelRef], tmp_path: Path) -> None:
