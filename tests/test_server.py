@@ -206,6 +206,7 @@ def test_bodies_together_take_no_more_memory_than_they_may(tmp_path: Path) -> No
         held = [connect(service) for _ in range(10)]
         for connection in held:
             connection.sendall(POST + b"Content-Length: 1000000\r\n\r\n" + b" " * 999_999)
+            time.sleep(0.1)  # one after the other: those that come together might all be refused
 
         def ask() -> httpx.Response:
             headers = {"Content-Type": "application/json"}
