@@ -54,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.service = service
         await pool.start()
         await service.registry.load()
+        await pool.warm()
         service.loaded = True
         watching = asyncio.ensure_future(registry.watch(settings.watch)) if settings.watch else None
         yield

@@ -23,14 +23,19 @@ class Tracer:
         """A tracer that exports over OTLP, or one that does nothing where no endpoint is configured.
 
         Raises:
-            ModuleNotFoundError: an endpoint is configured, but the extra is not installed.
+            ValueError: an endpoint is configured, but the extra is not installed.
         """
         if not any(os.environ.get(name) for name in _VARIABLES):
             return cls()
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ModuleNotFoundError:
+            raise ValueError(
+                f"{' or '.join(_VARIABLES)} is set, but OpenTelemetry is not installed. Install onnxplain[otel], or unset it."
+            ) from None
 
         name = os.environ.get("OTEL_SERVICE_NAME", "onnxplain")
         provider = TracerProvider(resource=Resource.create({"service.name": name, "service.version": version}))

@@ -85,6 +85,7 @@ class Pool:
         self._waiting: deque[_Waiter] = deque()
         self._running: dict[WorkerProcess, _Running] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        self._chores: set[asyncio.Task[Any]] = set()
         self._crashes: defaultdict[ModelRef, deque[float]] = defaultdict(deque)
         self._warm: tuple[ModelRef, ...] = ()
         self._in_use: Counter[ModelRef] = Counter()
@@ -166,6 +167,11 @@ class Pool:
             if self._chore(worker):
                 self._idle.remove(worker)
                 self._release(worker)
+
+    async def warm(self) -> None:
+        """Wait until every worker has loaded what it shall keep warm."""
+        while self._chores:
+            await asyncio.wait(self._chores)
 
     async def run(self, task: ExplainTask, timeout_s: float, on_progress: Progress | None = None) -> Any:
         """Run one task within `timeout_s` seconds, the time in the queue included.
@@ -311,7 +317,9 @@ class Pool:
         if chore is None:
             self._idle.append(worker)
         else:
-            self._in_background(self._do_chores(worker, *chore))
+            task = self._in_background(self._do_chores(worker, *chore))
+            self._chores.add(task)
+            task.add_done_callback(self._chores.discard)
 
     def _refuse_quarantined(self, model: ModelRef) -> None:
         if self._quarantined(model):
@@ -437,10 +445,11 @@ class Pool:
             "input for values that the model cannot take, such as a division of the smallest integer by -1."
         )
 
-    def _in_background(self, coroutine: Any) -> None:
-        task = asyncio.ensure_future(coroutine)
+    def _in_background(self, coroutine: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.ensure_future(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
 
 def _forgive(answer: asyncio.Future[Any]) -> None:

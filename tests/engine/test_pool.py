@@ -235,7 +235,7 @@ def test_three_crashes_within_a_minute_quarantine_that_model_alone(models: dict[
 def test_a_replacement_loads_its_models_before_it_takes_work(models: dict[str, ModelRef]) -> None:
     async def scenario(pool: Pool) -> None:
         pool.keep_warm(models.values())
-        await until(lambda: not pool.busy)
+        await pool.warm()
         victim, _ = pool.pids()
         os.kill(victim, signal.SIGKILL)
         await until(lambda: victim not in pool.pids() and pool.alive == 2 and not pool.busy)
@@ -247,9 +247,9 @@ def test_a_replacement_loads_its_models_before_it_takes_work(models: dict[str, M
 def test_a_worker_forgets_a_model_that_is_no_longer_served(models: dict[str, ModelRef]) -> None:
     async def scenario(pool: Pool) -> None:
         pool.keep_warm(models.values())
-        await until(lambda: not pool.busy)
+        await pool.warm()
         pool.keep_warm([models["counter"]])
-        await until(lambda: not pool.busy)
+        await pool.warm()
         (worker,) = pool._idle
         assert worker.loaded == {models["counter"]}
 
