@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import images, strict_json
-from app.engine.picture_maps import Pictured, picture_maps
+from app.engine.picture_maps import Pictured, Targets, picture_maps
 from app.engine.task import ExplainTask, Heatmap, ModelFile, PictureExplanation, Prediction, Predictions
 from app.errors import BadParameter, InputRefusedByModel, MalformedInput, MethodNotApplicable
 from app.methods import METHODS
@@ -44,8 +44,8 @@ def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[floa
     assert isinstance(options, PictureOptions)
     picture, x, geometry = _decoded(task, model, body, media_type)
     decoded = time.perf_counter()
-    choose = _chooser(model, options)
-    found = picture_maps(task.method, model, x, choose, options, task.limits.get("max_cost_ms"), report)
+    targets = _targets(model, options)
+    found = picture_maps(task.method, model, x, targets, options, task.limits.get("max_cost_ms"), report)
     ran = time.perf_counter()
     predictions = _predictions(model, found.scores)
     explanations = tuple(
@@ -123,21 +123,12 @@ def _decoded(task: ExplainTask, model: ImageModel, body: bytes, media_type: str)
     return picture, x, geometry
 
 
-def _chooser(model: ImageModel, options: PictureOptions) -> Callable[[Floats], list[int]]:
-    """Which classes to explain, once the scores are known: those asked for, else the best `top_k`, else the best."""
+def _targets(model: ImageModel, options: PictureOptions) -> Targets:
+    """The classes asked for, else the best `top_k`, else the best."""
     if options.target and options.top_k:
         raise BadParameter("Give `target` or `top_k`, not both: one names the classes, the other takes the best.")
-    wanted = [_class_index(model.card.classes, target) for target in dict.fromkeys(options.target or ())]
-
-    def choose(scores: Floats) -> list[int]:
-        if not np.isfinite(scores).all():
-            raise InputRefusedByModel(
-                "The model's scores for this picture are not finite numbers; check its preprocessing."
-            )
-        count = min(options.top_k or 1, len(scores))
-        return list(dict.fromkeys(wanted)) or [int(index) for index in np.argsort(-scores, kind="stable")[:count]]
-
-    return choose
+    wanted = (_class_index(model.card.classes, target) for target in options.target or ())
+    return Targets(tuple(dict.fromkeys(wanted)), min(options.top_k or 1, len(model.card.classes)))
 
 
 def _class_index(classes: tuple[str, ...], target: str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.cards import GradientFact, ImageSpec, Layer
-from app.errors import MethodNotApplicable, TooExpensive
+from app.errors import InputRefusedByModel, MethodNotApplicable, TooExpensive
 from app.explainers import attribution, cam
 from app.methods import METHODS
 from app.model import ImageModel
@@ -27,7 +27,6 @@ from app.options import (
 from app.pricing import cost_ms, square
 
 Floats = NDArray[np.float32]
-Choose = Callable[[Floats], list[int]]
 Report = Callable[[float], None]
 
 
@@ -48,6 +47,26 @@ _BATCH_VALUES = 16 * 3 * 224 * 224  # of the pictures in one run: more saves no 
 
 
 @dataclass(frozen=True)
+class Targets:
+    """Which classes to explain: those of `wanted`, else the `best` best."""
+
+    wanted: tuple[int, ...] = ()
+    best: int = 1
+
+    def of(self, scores: Floats) -> list[int]:
+        """The classes, once the scores f32[k] are known.
+
+        Raises:
+            InputRefusedByModel: the scores are not finite.
+        """
+        if not np.isfinite(scores).all():
+            raise InputRefusedByModel(
+                "The model's scores for this picture are not finite numbers; check its preprocessing."
+            )
+        return list(self.wanted) or [int(index) for index in np.argsort(-scores, kind="stable")[: self.best]]
+
+
+@dataclass(frozen=True)
 class Pictured:
     """The maps f32[u, v] of one picture, one for each target, with the scores f32[k] and the layer (None: the input)."""
 
@@ -62,7 +81,7 @@ def picture_maps(
     method: str,
     model: ImageModel,
     x: Floats,
-    choose: Choose,
+    targets: Targets,
     options: PictureOptions,
     max_cost_ms: float | None,
     report: Report,
@@ -73,7 +92,7 @@ def picture_maps(
         method: a picture method of `app.methods.METHODS`.
         model: the loaded model.
         x: the picture as the model takes it.
-        choose: the classes to explain, given the scores f32[k].
+        targets: the classes to explain.
         options: the method's own.
         max_cost_ms: most milliseconds that the work may cost by estimate, None for no limit.
         report: takes the fraction that is done.
@@ -90,15 +109,21 @@ def picture_maps(
             "ask for fewer samples, steps or targets, a larger stride, or use a cheaper method such as gradcam."
         )
     if isinstance(options, ActivationOptions):
-        return _at_layer(method, model, x, choose, options, report)
-    return _at_input(method, model, x, choose, options, report)
+        return _at_layer(method, model, x, targets, options, report)
+    return _at_input(method, model, x, targets, options, report)
 
 
 def _at_layer(
-    method: str, model: ImageModel, x: Floats, choose: Choose, options: ActivationOptions, report: Report
+    method: str, model: ImageModel, x: Floats, wanted: Targets, options: ActivationOptions, report: Report
 ) -> Pictured:
+    plain = options.layer is None and not options.aug_smooth and not getattr(options, "eigen_smooth", False)
+    if plain and len(wanted.wanted or range(wanted.best)) == 1:
+        at_once = model.explained(x, method, wanted.wanted[0] if wanted.wanted else None)
+        if at_once is not None:
+            scores, values = at_once
+            return Pictured(scores, wanted.of(scores), [values], model.layer(None), model.card.gradient)
     run = model.at_layer(x, options.layer)
-    targets = choose(run.scores)
+    targets = wanted.of(run.scores)
     needs_gradient = METHODS[method].needs == "layer-gradient"
     if needs_gradient and run.source == "finite-difference" and not METHODS[method].channel_means:
         raise MethodNotApplicable(
@@ -155,10 +180,10 @@ def _augmented(
 
 
 def _at_input(
-    method: str, model: ImageModel, x: Floats, choose: Choose, options: PictureOptions, report: Report
+    method: str, model: ImageModel, x: Floats, wanted: Targets, options: PictureOptions, report: Report
 ) -> Pictured:
     scores = model.predict(x)[0]
-    targets = choose(scores)
+    targets = wanted.of(scores)
     batch = _batch(x)
     fact = model.card.gradient if METHODS[method].needs == "input-gradient" else GradientFact()
 

@@ -50,13 +50,13 @@ def _grad_cam_plusplus(op: Emitter, A: str, G: str) -> str:
     return _weighted_sum(op, op.ReduceSum(op.Mul(alpha, op.Relu(G)), [2, 3], keepdims=1), A)
 
 
-_FORMULAS: dict[str, Formula] = {
+FORMULAS: dict[str, Formula] = {
     "gradcam": _grad_cam,
     "hirescam": _hires_cam,
     "layercam": _layer_cam,
     "gradcam-plusplus": _grad_cam_plusplus,
 }
-METHODS = (*_FORMULAS, "saliency")
+METHODS = (*FORMULAS, "saliency")
 
 
 def explainer_file(
@@ -104,7 +104,7 @@ def explainer_file(
     else:
         assert candidate is not None
         maps, slopes = (_as_maps(op, name, candidate.layout, candidate.channels) for name in (explained, gradient))
-        heatmap = _FORMULAS[method](op, maps, slopes)
+        heatmap = FORMULAS[method](op, maps, slopes)
         size = candidate.layout.grid
     op.nodes.append(helper.make_node("Identity", [heatmap], [HEATMAP], HEATMAP))
     op.nodes.append(helper.make_node("Identity", [score], [SCORES], SCORES))

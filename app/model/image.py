@@ -20,7 +20,7 @@ from app.autodiff import differentiate
 from app.cards import Layer, ModelCard
 from app.errors import LayerNotFound, MethodNotApplicable, UnsupportedOperator
 from app.model.biases import biases_of
-from app.model.explainer_file import explainer_file
+from app.model.explainer_file import FORMULAS, PICTURE, TARGET, explainer_file
 from app.model.graph import trim
 from app.model.inspection import PictureGraph
 from app.model.layers import Candidate, SpatialLayers
@@ -34,6 +34,7 @@ Source = Literal["exact", "finite-difference", "none"]
 COTANGENT = "cotangent"
 _KEPT_LAYERS = 2  # sessions of layers other than the default one
 _TAIL_BATCH = 32
+_SMALL = 4 << 20  # bytes of a model that may be in memory twice
 _STEP = 1e-2  # of a finite difference, in standard deviations of the activations
 
 
@@ -237,6 +238,7 @@ class ImageModel:
         read: Callable[[], ModelProto],
         cancellation: Cancellation,
         threads: int,
+        size: int,
     ) -> None:
         self.card = card
         self.batched = picture.batched
@@ -249,6 +251,8 @@ class ImageModel:
         self._read = read
         self._threads = threads
         self._layers: OrderedDict[str, LayerSessions] = OrderedDict()
+        self._at_once: dict[str, Session | None] = {}
+        self._small = size <= _SMALL
         self._input_gradient: tuple[Session, str] | None = None
         self._bias_gradients: tuple[Session, list[str], list[Floats]] | None = None
 
@@ -286,6 +290,28 @@ class ImageModel:
         behind = self.tail_session(sessions)
         scores = behind.run({name: found[name] for name in behind.inputs})[0]
         return LayerRun(self, sessions, found, scores[0])
+
+    def explained(self, x: Floats, method: str, target: int | None) -> tuple[Floats, Floats] | None:
+        """Scores f32[k] and the map f32[u, v] of one picture at the default layer, in a single run of a single session.
+
+        Only for small models, where calling a second session would cost more than running it, and for the methods that fit into
+        a graph; None for the others.
+
+        Args:
+            x: f32[1, c, h, w].
+            method: a layer's method.
+            target: the class; None for the top one.
+        """
+        if not self._small or method not in FORMULAS or self._default is None or self._default.source != "exact":
+            return None
+        if method not in self._at_once:
+            self._at_once[method] = self._session_at_once(method)
+        session = self._at_once[method]
+        if session is None:
+            return None
+        number = np.array([-1 if target is None else target], np.int64)
+        scores, values = session.run({PICTURE: self._laid_out(x), TARGET: number})
+        return scores[0], values[0]
 
     def layer_gradient(self, x: Floats, layer: str | None, targets: Sequence[int]) -> LayerGradient:
         """Scores, activations and the gradient of each target at a layer, for one picture f32[1, c, h, w]."""
@@ -365,6 +391,13 @@ class ImageModel:
     def _weights(self) -> Mapping[str, TensorProto]:
         """The weights, read from the file again: between requests only the sessions hold them."""
         return weights_of(self._read()) | self._picture.graph.weights
+
+    def _session_at_once(self, method: str) -> Session | None:
+        try:
+            model = ModelProto.FromString(self.explainer_file(method))
+        except MethodNotApplicable:  # an operator that only this runtime has
+            return None
+        return Session(model, self.cancellation, self._threads)
 
     def _runs(self, x: Floats) -> list[Floats]:
         return [x] if self.batched or len(x) == 1 else [x[i : i + 1] for i in range(len(x))]

@@ -64,6 +64,7 @@ def load_image(
     Raises:
         ModelRefused: the graph cannot be used as a picture model.
     """
+    size = model.ByteSize()
     inputs, outputs = tensor_facts(Graph(model).inputs), tensor_facts(model.graph.output)
     loaded = _load(model, manifest, cancellation, threads, batched=True) or _load(
         read(), manifest, cancellation, threads, batched=False
@@ -98,7 +99,7 @@ def load_image(
         warnings=picture.warnings,
         forward_ms=loaded.forward_ms,
     )
-    return ImageModel(card, picture, loaded.finder, loaded.main, default, read, cancellation, threads)
+    return ImageModel(card, picture, loaded.finder, loaded.main, default, read, cancellation, threads, size)
 
 
 def _load(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.engine.picture_maps import Pictured, picture_maps
+from app.engine.picture_maps import Pictured, Targets, picture_maps
 from app.errors import TooExpensive
 from app.methods import METHODS
 from app.model import Cancellation, ImageModel, load
@@ -31,7 +31,7 @@ def maps(model: ImageModel, method: str, targets: list[int] | None = None, **giv
     options = METHODS[method].options.model_validate(given)
     assert isinstance(options, PictureOptions)
     chosen = targets or [int(VECTORS["target"])]
-    return picture_maps(method, model, VECTORS["x"], lambda _: chosen, options, None, lambda _: None)
+    return picture_maps(method, model, VECTORS["x"], Targets(tuple(chosen)), options, None, lambda _: None)
 
 
 def relu2(model: ImageModel) -> str:
@@ -106,7 +106,7 @@ def test_augmented_maps_of_a_symmetric_picture_are_symmetric(tmp_path: Path) -> 
     half = np.random.default_rng(0).standard_normal((1, 3, 96, 48)).astype(np.float32)
     x = np.concatenate([half, half[..., ::-1]], axis=3)
     options = LayerOptions(aug_smooth=True)
-    found = picture_maps("gradcam", loaded, x, lambda _: [1], options, None, lambda _: None).maps[0]
+    found = picture_maps("gradcam", loaded, x, Targets((1,)), options, None, lambda _: None).maps[0]
     assert np.allclose(found, found[:, ::-1], atol=1e-4 * max(float(found.max()), 1e-6))
 
 
@@ -116,7 +116,7 @@ def test_what_is_too_dear_is_refused_with_its_price(model: ImageModel) -> None:
     assert isinstance(options, PictureOptions)
     limit = cost_ms("rise", options, model.card) / 2
     with pytest.raises(TooExpensive, match="would take about"):
-        picture_maps("rise", model, VECTORS["x"], lambda _: [0], options, limit, lambda _: None)
+        picture_maps("rise", model, VECTORS["x"], Targets((0,)), options, limit, lambda _: None)
 
 
 @pytest.mark.parametrize("method", PICTURE_METHODS)

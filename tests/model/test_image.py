@@ -282,7 +282,7 @@ def test_the_explainer_file_gives_the_services_own_answer_without_our_code(
     loaded: Callable[..., ImageModel], method: str
 ) -> None:
     """Checked by ONNX, run in a bare session, for two pictures and classes at once; a negative class is the top one."""
-    from app.engine.picture_maps import picture_maps
+    from app.engine.picture_maps import Targets, picture_maps
     from app.methods import METHODS as ALL
 
     model = loaded(patches(1))
@@ -298,7 +298,7 @@ def test_the_explainer_file_gives_the_services_own_answer_without_our_code(
     assert np.allclose(scores, model.predict(pictures), atol=1e-6)
     options = ALL[method].options()
     for x, target, heatmap in ((X_WIDE, 2, heatmaps[0]), (other, top, heatmaps[1])):
-        own = picture_maps(method, model, x, lambda _, t=target: [t], options, None, lambda _: None).maps[0]
+        own = picture_maps(method, model, x, Targets((target,)), options, None, lambda _: None).maps[0]
         assert np.allclose(heatmap, own, rtol=1e-5, atol=1e-7)
 
 
