@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from app import images, strict_json
 from app.engine.picture_maps import Pictured, Targets, picture_maps
 from app.engine.task import ExplainTask, Heatmap, ModelFile, PictureExplanation, Prediction, Predictions
-from app.errors import BadParameter, InputRefusedByModel, MalformedInput, MethodNotApplicable
+from app.errors import BadParameter, InputRefusedByModel, MalformedInput, MethodNotApplicable, TooExpensive
 from app.methods import METHODS
 from app.model import ImageModel, TabularModel
 from app.options import Options, PictureOptions, checked
@@ -23,6 +23,7 @@ Floats = NDArray[np.float32]
 
 JSON = "application/json"
 SHOWN_CLASSES = 10
+RENDERED = 4  # times the largest picture taken: what one answer may hold
 WITHOUT_ZERO = frozenset({"rise", "fullgrad"})  # sums of positive numbers: only their differences mean something
 
 
@@ -45,6 +46,7 @@ def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[floa
     picture, x, geometry = _decoded(task, model, body, media_type)
     decoded = time.perf_counter()
     targets = _targets(model, options)
+    _refuse_large_answer(task, picture, len(targets.wanted) or targets.best)
     found = picture_maps(task.method, model, x, targets, options, task.limits.get("max_cost_ms"), report)
     ran = time.perf_counter()
     predictions = _predictions(model, found.scores)
@@ -129,6 +131,18 @@ def _targets(model: ImageModel, options: PictureOptions) -> Targets:
         raise BadParameter("Give `target` or `top_k`, not both: one names the classes, the other takes the best.")
     wanted = (_class_index(model.card.classes, target) for target in options.target or ())
     return Targets(tuple(dict.fromkeys(wanted)), min(options.top_k or 1, len(model.card.classes)))
+
+
+def _refuse_large_answer(task: ExplainTask, picture: NDArray[np.uint8], targets: int) -> None:
+    """Pictures are answered at the size they came in: many targets of a large one would make gigabytes."""
+    height, width = picture.shape[:2]
+    pixels = height * width * targets * len(task.pictures)
+    most = RENDERED * int(task.limits.get("max_pixels", images.MOST_PIXELS))
+    if pixels > most:
+        raise TooExpensive(
+            f"The answer would hold {targets * len(task.pictures)} pictures of {width} x {height} pixels, {pixels / 1e6:.0f} "
+            f"megapixels; at most {most / 1e6:.0f} are made at once. Ask for fewer targets, or send a smaller picture."
+        )
 
 
 def _class_index(classes: tuple[str, ...], target: str) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import time
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.conftest import DEMO_MODELS, Service, eventually
 
@@ -247,6 +249,18 @@ def test_metrics_count_requests_by_model_method_and_status(service: Service) -> 
         "pool_refused_total",
     ):
         assert re.search(rf"^onnxplain_{name} [0-9]", text, re.MULTILINE)
+
+
+def test_an_answer_of_gigabytes_is_refused_with_its_size_before_it_is_made(service: Service) -> None:
+    """Ten targets of a 16 megapixel picture, two pictures each: 320 megapixels."""
+    stream = io.BytesIO()
+    Image.new("L", (4000, 4000), 128).save(stream, "PNG")
+    headers = {"Content-Type": "image/png", "Cache-Control": "no-store"}
+    answer = service.client.post(f"{PICTURE_ROUTES[0]}?top_k=10", content=stream.getvalue(), headers=headers)
+    _check(answer)
+    assert answer.json()["code"] == "too_expensive"
+    assert "320 megapixels" in answer.json()["detail"]
+    assert "at most 100" in answer.json()["detail"]
 
 
 def test_the_service_is_still_whole(service: Service) -> None:
