@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from app.autodiff import missing_rules
 from app.autodiff.backward import QUANTISING
@@ -74,11 +74,14 @@ def load_image(
     source = default.source if default else "none" if loaded.missing else "exact"
     straight_through = default is not None and default.straight_through
     gradient = GradientFact(source, loaded.missing, straight_through or loaded.rounds)
+    listed = list(loaded.candidates)
+    if default and default.candidate not in listed:
+        listed.append(default.candidate)
     layers = tuple(
-        Layer(c.name, c.shape, c.operator, default=True, reason=_reason(c, manifest))
+        Layer(c.name, c.shape, c.operator, default=True, reason=_reason(c, manifest, cut=c in loaded.candidates))
         if default and c.name == default.candidate.name
         else Layer(c.name, c.shape, c.operator)
-        for c in loaded.candidates
+        for c in listed
     )
     card = ModelCard(
         name=identity.name,
@@ -133,7 +136,7 @@ def _default(
     cancellation: Cancellation,
     threads: int,
 ) -> LayerSessions | None:
-    """Sessions for the manifest's layer, or the last candidate that the score depends on at its places, found by a gradient that is not zero there.
+    """Sessions for the manifest's layer, or the last candidate on whose places the score depends.
 
     Behind the last attention of a transformer only the class token counts: the patches are still there, but change nothing.
     """
@@ -146,22 +149,37 @@ def _default(
                 f"{f'; the last candidates are {names}' if names else ''}."
             )
         return tail_sessions(picture, candidate, weights, cancellation, threads)
-    random = np.random.default_rng(0)
-    for candidate in candidates[: -_DEFAULT_TRIES - 1 : -1]:
+    cuts = {candidate.name for candidate in candidates}
+    # Where branches meet only behind their last maps, no cut is left, and a branch's own last tensor has to do.
+    others = [candidate for candidate in finder.all() if candidate.name not in cuts]
+    for candidate in [*candidates[: -_DEFAULT_TRIES - 1 : -1], *others[: -_DEFAULT_TRIES - 1 : -1]]:
         sessions = tail_sessions(picture, candidate, weights, cancellation, threads)
-        template = random.standard_normal(_lengths(picture.graph.types[candidate.name])).astype(np.float32)
-        if sessions.gradient is not None:
-            feeds = {candidate.name: template} | seeds(sessions.gradient, [0], len(picture.classes))
-            gradient = sessions.gradient.run(feeds)[0]
-            if candidate.layout.to_maps(gradient).any():
-                return sessions
-            continue
-        assert sessions.tail is not None
-        maps = random.standard_normal((2, 1, *candidate.shape)).astype(np.float32)
-        first, second = (sessions.tail.run({candidate.name: candidate.layout.from_maps(m, template)})[0] for m in maps)
-        if not np.array_equal(first, second):
+        if _depends(picture, sessions):
             return sessions
     return None
+
+
+def _depends(picture: PictureGraph, sessions: LayerSessions) -> bool:
+    """Whether the score depends on the places of a layer, on noise."""
+    random = np.random.default_rng(0)
+    candidate = sessions.candidate
+    feeds = {
+        name: random.standard_normal(_lengths(picture.graph.types[name])).astype(
+            helper.tensor_dtype_to_np_dtype(picture.graph.element_type(name))
+        )
+        for name in (candidate.name, *sessions.crossing)
+    }
+    if sessions.gradient is not None:
+        seeded = feeds | seeds(sessions.gradient, [0], len(picture.classes))
+        gradient = sessions.gradient.run({name: seeded[name] for name in sessions.gradient.inputs})[0]
+        return bool(candidate.layout.to_maps(gradient).any())
+    assert sessions.tail is not None
+    maps = random.standard_normal((2, 1, *candidate.shape)).astype(np.float32)
+    first, second = (
+        sessions.tail.run(feeds | {candidate.name: candidate.layout.from_maps(m, feeds[candidate.name])})[0]
+        for m in maps
+    )
+    return not np.array_equal(first, second)
 
 
 def _lengths(value: ValueInfoProto) -> list[int]:
@@ -169,7 +187,7 @@ def _lengths(value: ValueInfoProto) -> list[int]:
     return [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
 
 
-def _reason(candidate: Candidate, manifest: Manifest) -> str:
+def _reason(candidate: Candidate, manifest: Manifest, *, cut: bool) -> str:
     if manifest.layer == candidate.name:
         return "Named under [gradcam] in model.toml."
     _, height, width = candidate.shape
@@ -178,6 +196,11 @@ def _reason(candidate: Candidate, manifest: Manifest) -> str:
         if candidate.layout.prefix
         else ""
     )
+    if not cut:
+        return (
+            "The last tensor with height and width on whose places the score depends, in one of several branches that meet "
+            f"only without them: {height} x {width} places made by {candidate.operator}{tokens}."
+        )
     return (
         "The last tensor through which everything passes that still has height and width, and on whose places the score "
         f"depends: {height} x {width} places made by {candidate.operator}{tokens}."

@@ -119,6 +119,11 @@ class SpatialLayers:
                 found.append(candidate)
         return found
 
+    def all(self) -> list[Candidate]:
+        """Every tensor with height and width, cut or not, in the graph's order."""
+        names = [name for node in self._graph.model.graph.node for name in node.output]
+        return [candidate for name in names if (candidate := self.candidate(name)) is not None]
+
     def candidate(self, name: str) -> Candidate | None:
         """The tensor of this name as something to explain, cut or not; None where it has no height and width."""
         if name not in self._path or name in {self._source, self._score}:

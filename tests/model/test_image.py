@@ -274,6 +274,32 @@ def test_patches_behind_a_class_token_are_found_without_help(loaded: Callable[..
     assert model.at_layer(X_WIDE, "patched").activations.shape == (6, 3, 4)
 
 
+def test_branches_that_meet_without_height_and_width_still_have_a_layer(loaded: Callable[..., ImageModel]) -> None:
+    """Two ways of convolution and mean, joined as rows: no tensor has all of it, so the last branch's own is taken."""
+    rng = np.random.default_rng(2)
+    constants = {name: rng.standard_normal((4, 3, 3, 3)).astype(np.float32) for name in ("w1", "w2")}
+    constants["head"] = rng.standard_normal((8, 3)).astype(np.float32)
+    nodes = [
+        node("Conv", ["x", "w1"], ["a"]),
+        node("Conv", ["x", "w2"], ["b"]),
+        node("Tanh", ["b"], ["t"]),
+        node("GlobalAveragePool", ["a"], ["ma"]),
+        node("GlobalAveragePool", ["t"], ["mb"]),
+        node("Concat", ["ma", "mb"], ["m"], axis=1),
+        node("Flatten", ["m"], ["rows"]),
+        node("MatMul", ["rows", "head"], ["scores"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 12])
+    proto = graph(nodes, [x], [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])], constants)
+    model = loaded(proto)
+    assert model.card.default_layer is not None
+    assert model.card.default_layer.name == "t"
+    assert "branches" in model.card.default_layer.reason
+    gradient = model.layer_gradient(X, None, [1]).gradient[0]
+    assert np.allclose(gradient, (constants["head"][4:, 1] / 100)[:, None, None])
+    assert model.predict(X).shape == (1, 3)
+
+
 X_WIDE = RANDOM.standard_normal((1, 3, 12, 16)).astype(np.float32)
 
 
