@@ -53,7 +53,7 @@ class BlackBox:
         predict: Callable[[Table], Predicted],
         table: Table,
         *,
-        run_rows: int = 100_000,
+        run_rows: int = 8192,
         threads: int = 1,
         unread: frozenset[int] = frozenset(),
         check: Callable[[], None] = lambda: None,
@@ -113,6 +113,9 @@ class BlackBox:
         """The job with no more rows than needed, and how to read its answer."""
         n_repeats, n = job.sources.shape
         features = tuple(feature for feature in job.features if feature not in self._unread)
+        few = self._table.slice(0, 2 * n_repeats + 50)
+        if len(few.codes(features)[1]) > n_repeats:  # already the first rows have too many values
+            return Job(features, job.sources), None
         codes, representatives = self._table.codes(features)
         n_values = len(representatives)
         if n_values - 1 >= n_repeats:

@@ -18,28 +18,33 @@ Rows = NDArray[np.float64]
 
 
 def influence(metric: str, truth: Truth, predicted: Predicted) -> Rows:
-    """float64[n]: each row's first-order effect on the score (greater is better), weighted, with mean zero.
+    """float64[n]: each row's first-order effect on the score (greater is better), weighted, but for a constant.
 
     Args:
         metric: a name of `METRICS`, or `prediction_change`, whose truth are the predictions themselves.
         truth: labels and weights.
         predicted: predictions for the same rows.
     """
-    n = len(truth.values)
-    weights = np.ones(n) if truth.weights is None else truth.weights / truth.weights.mean()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        effect = _INFLUENCE[metric](truth, predicted, weights)
-    signed = effect if metric in METRICS and METRICS[metric].greater_is_better else -effect
-    finite: Rows = np.nan_to_num(signed * weights, nan=0.0, posinf=0.0, neginf=0.0)
-    return finite
+    effect: Rows
+    rows = _ROWS.get(metric)
+    weights = None if truth.weights is None else truth.weights / truth.weights.mean()
+    if rows is not None:
+        effect = rows(truth, predicted)
+    else:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            effect = _RATIOS[metric](truth, predicted, np.ones(len(truth.values)) if weights is None else weights)
+        effect = np.nan_to_num(effect, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    if metric not in METRICS or not METRICS[metric].greater_is_better:
+        effect = -effect
+    if weights is None:
+        return effect
+    # A weighted mean moves with its rows' distances from it.
+    weighted: Rows = (effect - np.average(effect, weights=weights)) * weights
+    return weighted
 
 
-def _centred(rows: Rows, weights: Rows) -> Rows:
-    return rows - np.average(rows, weights=weights)
-
-
-def _accuracy(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
-    return _centred((truth.values == predicted.classes).astype(np.float64), weights)
+def _accuracy(truth: Truth, predicted: Predicted) -> Rows:
+    return (truth.values == predicted.classes).astype(np.float64)
 
 
 def _balanced_accuracy(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
@@ -126,8 +131,13 @@ def _squared(truth: Truth, predicted: Predicted) -> Rows:
     return error
 
 
-def _mse(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
-    return _centred(_squared(truth, predicted).mean(axis=1), weights)
+def _mse(truth: Truth, predicted: Predicted) -> Rows:
+    return _over_targets(_squared(truth, predicted))
+
+
+def _over_targets(rows: Rows) -> Rows:
+    mean: Rows = rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1)
+    return mean
 
 
 def _rmse(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
@@ -152,30 +162,36 @@ def _absolute(truth: Truth, predicted: Predicted) -> Rows:
     return error
 
 
-def _mae(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
-    return _centred(_absolute(truth, predicted).mean(axis=1), weights)
+def _mae(truth: Truth, predicted: Predicted) -> Rows:
+    return _over_targets(_absolute(truth, predicted))
 
 
-def _mape(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
-    relative = _absolute(truth, predicted) / np.maximum(np.abs(truth.values), np.finfo(np.float64).eps)
-    return _centred(relative.mean(axis=1), weights)
+def _mape(truth: Truth, predicted: Predicted) -> Rows:
+    return _over_targets(_absolute(truth, predicted) / np.maximum(np.abs(truth.values), np.finfo(np.float64).eps))
 
 
-_INFLUENCE: dict[str, Callable[[Truth, Predicted, Rows], Rows]] = {
+def _brier(truth: Truth, predicted: Predicted) -> Rows:
+    return brier_losses(truth, predicted) * (0.5 if truth.n_classes == 2 else 1.0)
+
+
+_ROWS: dict[str, Callable[[Truth, Predicted], Rows]] = {
     "accuracy": _accuracy,
+    "log_loss": log_losses,
+    "brier": _brier,
+    "mse": _mse,
+    "mae": _mae,
+    "mape": _mape,
+    "prediction_change": prediction_changes,
+}
+"""Metrics that are means over rows: what each row adds."""
+
+_RATIOS: dict[str, Callable[[Truth, Predicted, Rows], Rows]] = {
     "balanced_accuracy": _balanced_accuracy,
     "f1": _f1,
     "f1_macro": _f1_macro,
     "roc_auc": _one_vs_rest(_roc_auc_of),
     "average_precision": _one_vs_rest(_average_precision_of),
-    "log_loss": lambda truth, predicted, weights: _centred(log_losses(truth, predicted), weights),
-    "brier": lambda truth, predicted, weights: _centred(
-        brier_losses(truth, predicted) * (0.5 if truth.n_classes == 2 else 1.0), weights
-    ),
     "r2": _r2,
     "rmse": _rmse,
-    "mse": _mse,
-    "mae": _mae,
-    "mape": _mape,
-    "prediction_change": lambda truth, predicted, weights: _centred(prediction_changes(truth, predicted), weights),
 }
+"""Metrics that are functions of means, or of ranks: their derivatives."""

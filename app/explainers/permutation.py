@@ -218,10 +218,12 @@ def importance(
     done = 0
     while first < plan.n_repeats and active:
         sources = shuffles.take(last - first)
+        borrowers = np.empty_like(sources)
+        np.put_along_axis(borrowers, sources, np.arange(sources.shape[1])[None, :], axis=1)
         jobs = [Job(groups[g], sources) for g in active]
         for g, predicted in zip(active, evaluator.permuted(jobs), strict=True):
             for tally in tallies:
-                tally.add(g, first, predicted, sources)
+                tally.add(g, first, predicted, borrowers)
             done += last - first
             progress(done / (len(groups) * plan.n_repeats))
             if plan.max_seconds is not None and time.monotonic() - started > plan.max_seconds:
@@ -272,13 +274,14 @@ class _Tally:
         self.by_lender = np.zeros((self.n_groups, n))
         self.squares = np.zeros(self.n_groups)
 
-    def add(self, group: int, first: int, predicted: Predicted, sources: Rows) -> None:
-        for k, source in enumerate(sources):
+    def add(self, group: int, first: int, predicted: Predicted, borrowers: Rows) -> None:
+        """Take the predictions of some repeats; `borrowers[k, m]` is the row that has the values of row m."""
+        for k, borrower in enumerate(borrowers):
             permuted = predicted[k]
             self.importances[group, first + k] = self.baseline - self.measure.score(permuted)
             loss = self.unpermuted - self.measure.influence(permuted)
             self.by_row[group] += loss
-            self.by_lender[group, source] += loss  # a permutation: no row occurs twice
+            self.by_lender[group] += loss.take(borrower)
             self.squares[group] += loss @ loss
 
     def result(self) -> PermutationImportance:

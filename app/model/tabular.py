@@ -28,7 +28,7 @@ from app.model.tabular_outputs import Answer, class_indices, read_answer
 from app.model.tree_engine import TreeModel, columns_read, cut_at_trees
 
 RUN_SECONDS = 0.04  # a run cannot be stopped inside one operator, so no run may take longer
-RUN_ROWS = 100_000
+RUN_ROWS = 8192  # more would leave the processor's cache between two operators
 _TRIAL_ROWS = 256
 
 
