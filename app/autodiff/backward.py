@@ -90,38 +90,37 @@ def missing_rules(model: onnx.ModelProto, output: str, wrt: Sequence[str]) -> li
 def _prepare(model: onnx.ModelProto, output: str, wrt: Sequence[str]) -> tuple[Graph, list[Node]]:
     """The graph and its path, operators without a rule being replaced by their function bodies where they have one."""
     graph = Graph(normalise(model))
+    expanded: set[str] = set()
     while True:
         path = _path(graph, output, wrt)
-        functions = {n.operator for n in path if n.operator not in RULES and is_function(n.operator)}
+        functions = {n.operator for n in path if n.operator not in RULES and is_function(n.operator)} - expanded
         if not functions:
             return graph, path
+        expanded |= functions
         graph = Graph(normalise(expand(graph, functions)))
 
 
 def _path(graph: Graph, output: str, wrt: Iterable[str]) -> list[Node]:
     """The nodes through which `output` depends differentiably on `wrt`, in the order of the graph."""
-
-    def flat(node: NodeProto) -> tuple[int, ...]:
-        rule = RULES.get(f"{node.domain}.{node.op_type}" if node.domain else node.op_type)
-        return rule.flat if rule else ()
-
-    moved = set(wrt)
-    candidates = []
-    for node in graph.nodes:
-        if node.op_type in ZERO_DERIVATIVE and not node.domain:
+    moved, candidates = set(wrt), []
+    for proto in graph.nodes:
+        node = Node(proto, graph)
+        if node.operator in ZERO_DERIVATIVE:
             continue
-        read = [name for index, name in enumerate(node.input) if index not in flat(node)]
-        carried = [name for name in [*read, *captured(node)] if name in moved]
+        flat = RULES[node.operator].flat if node.operator in RULES else ()
+        wanted = tuple(name in moved and index not in flat for index, name in enumerate(proto.input))
+        carried = {name for name, needs in zip(proto.input, wanted, strict=True) if needs} | moved.intersection(
+            captured(proto)
+        )
         if carried:
-            quantised = node.op_type in QUANTISING or node.domain or not all(map(graph.is_float, carried))
-            moved |= {name for name in node.output if name and (quantised or graph.is_float(name))}
-            candidates.append(node)
+            quantised = node.operator in QUANTISING or proto.domain or not all(map(graph.is_float, carried))
+            moved |= {name for name in proto.output if name and (quantised or graph.is_float(name))}
+            candidates.append(Node(proto, graph, wanted))
     needed, path = {output}, []
-    for proto in reversed(candidates):
-        if not needed.isdisjoint(proto.output):
-            wanted = tuple(name in moved and index not in flat(proto) for index, name in enumerate(proto.input))
-            path.append(Node(proto, graph, wanted))
-            needed |= {name for name, needs in zip(proto.input, wanted, strict=True) if needs}
+    for node in reversed(candidates):
+        if not needed.isdisjoint(node.outputs):
+            path.append(node)
+            needed |= {name for name, needs in zip(node.inputs, node.wanted, strict=True) if needs}
     return path[::-1]
 
 

@@ -59,7 +59,7 @@ class Emitter:
         key = (operand.dtype.str, operand.shape, operand.tobytes() if operand.size <= 64 else b"")
         if operand.size > 64 or key not in self._known:
             self._known[key] = name = self.fresh("constant")
-            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(operand), name)
+            self.constants[name] = numpy_helper.from_array(np.asarray(operand, order="C"), name)
         return self._known[key]
 
     @property

@@ -192,6 +192,45 @@ def test_the_demo_networks_agree_with_central_differences(name: str, scores: str
     assert np.linalg.norm(answer - gradient) < 1e-3 * np.linalg.norm(gradient)
 
 
+def test_a_network_as_keras_exports_it() -> None:
+    """Channels last at the door, pads on two sides only, biases as Add, means over axes 1 and 2, a MatMul head; no rule is missing."""
+    rng = np.random.default_rng(9)
+    constants = {
+        "w1": rng.standard_normal((4, 3, 3, 3)).astype(np.float32),
+        "b1": rng.standard_normal((1, 4, 1, 1)).astype(np.float32),
+        "w2": rng.standard_normal((4, 1, 3, 3)).astype(np.float32),
+        "w3": rng.standard_normal((4, 5)).astype(np.float32),
+        "six": np.array(6, np.float32),
+        "zero": np.array(0, np.float32),
+        "places": np.array([1, 2]),
+        "border": np.array([0, 0, 0, 0, 0, 0, 1, 1]),
+    }
+    nodes = [
+        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        node("Pad", ["t", "border"], ["p"]),
+        node("Conv", ["p", "w1"], ["c1"], strides=[2, 2]),
+        node("Add", ["c1", "b1"], ["a1"]),
+        node("Clip", ["a1", "zero", "six"], ["r1"]),
+        node("Conv", ["r1", "w2"], ["c2"], group=4, auto_pad="SAME_UPPER", strides=[2, 2]),
+        node("MaxPool", ["c2"], ["m"], kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
+        node("Transpose", ["m"], ["last"], perm=[0, 2, 3, 1]),
+        node("ReduceMean", ["last", "places"], ["mean"], keepdims=0),
+        node("MatMul", ["mean", "w3"], ["y"]),
+    ]
+    model = graphs.model(nodes, [floats("x", "N", 10, 10, 3)], ["y"], constants)
+    result = differentiate(model, "y", ["x", "last"])
+    x, cotangent = (
+        rng.standard_normal((2, 10, 10, 3)).astype(np.float32),
+        rng.standard_normal((2, 5)).astype(np.float32),
+    )
+    answer = values(result.model, {"x": x, "cotangent": cotangent})
+    direction, step, forward = rng.standard_normal(x.shape), 1e-6, ReferenceEvaluator(graphs.as_double(model))
+    ahead, behind = (forward.run(None, {"x": x + sign * step * direction})[0] for sign in (1, -1))
+    slope = np.sum((ahead - behind) * cotangent) / (2 * step)
+    assert np.sum(answer[result.gradients["x"]] * direction) == pytest.approx(slope, rel=1e-4)
+    assert answer[result.gradients["last"]].shape == answer["last"].shape
+
+
 def test_shape_arithmetic_of_exporters_is_seen_through() -> None:
     """`x.view(x.size(0), -1)` as the older exporter writes it: Shape, Gather, Unsqueeze, Concat, Reshape."""
     constants = {"zero": np.array(0), "axis": np.array([0]), "rest": np.array([-1]), "w": np.ones((12, 2), np.float32)}
@@ -212,7 +251,7 @@ def test_shape_arithmetic_of_exporters_is_seen_through() -> None:
 
 
 def test_quantisation_is_passed_straight_through_and_said_so() -> None:
-    """y = dequantised(quantised(x)) * 3: slope 3 within the range, 0 beyond it; the result is marked."""
+    """y = dequantised(quantised(x)) * 3: slope 3 within the range and at its last step, 0 beyond; the result is marked."""
     constants = {"s": np.array(0.1, np.float32), "z": np.array(0, np.int8), "w": np.array(3, np.float32)}
     nodes = [
         node("QuantizeLinear", ["x", "s", "z"], ["q"]),
@@ -220,12 +259,12 @@ def test_quantisation_is_passed_straight_through_and_said_so() -> None:
         node("DequantizeLinear", ["p", "s", "z"], ["d"]),
         node("Mul", ["d", "w"], ["y"]),
     ]
-    model = graphs.model(nodes, [floats("x", 1, 1, 1, 3)], ["y"], constants)
+    model = graphs.model(nodes, [floats("x", 1, 1, 1, 4)], ["y"], constants)
     result = differentiate(model, "y", ["x"])
     assert result.straight_through
-    x = np.array([[[[0.52, -3.33, 40.0]]]], np.float32)
+    x = np.array([[[[0.52, -3.33, 12.72, 40.0]]]], np.float32)
     answer = values(result.model, {"x": x, "cotangent": np.ones_like(x)})
-    np.testing.assert_allclose(answer[result.gradients["x"]], [[[[3, 3, 0]]]], rtol=1e-6)
+    np.testing.assert_allclose(answer[result.gradients["x"]], [[[[3, 3, 3, 0]]]], rtol=1e-6)
     assert not differentiate(graphs.tiny_cnn(), "scores", ["x"]).straight_through
 
 

@@ -141,7 +141,8 @@ CASES: list[Case] = [
           (x(2, 3), weights(3)), (weights(5, 3), x(2, 3, 4))),
     *rows("MatMul", (x(3), x(3, 4, seed=2)), (x(3), x(3, seed=2)), (x(3), x(2, 3, 4, seed=2)), batch=False),
     *rows("Einsum", (x(2, 3), weights(3, 4), {"equation": "ij,jk->ik"}), (x(2, 3, 4), x(2, 5, 4, seed=2), {"equation": "bij,bkj->bik"}), (x(2, 3), {"equation": "ij->i"}),
-          (x(2, 3, 4), {"equation": "bij->bji"}), (x(2, 3), x(2, 4, seed=2), {"equation": "bi,bj->b"}), (x(2, 3, 4), x(2, 3, 4, seed=2), {"equation": "bij, bij"})),
+          (x(2, 3, 4), {"equation": "bij->bji"}), (x(2, 3), x(2, 4, seed=2), {"equation": "bi,bj->b"}), (x(2, 3, 4), x(2, 3, 4, seed=2), {"equation": "bij, bij"}),
+          (x(2, 3, 4), weights(4, 5), {"equation": "...k,kl->...l"}), (x(2, 3, 4), x(2, 3, 5, seed=2), {"equation": "...ij,...ik->...jk"})),
     # pooling
     *rows("MaxPool", (x(*IMAGE, low=-50, high=50), {"kernel_shape": [2, 2], "strides": [2, 2]}), (x(*IMAGE, low=-50, high=50), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
           (x(*IMAGE, low=-50, high=50), {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}), (x(*IMAGE, low=-50, high=50), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
@@ -215,7 +216,7 @@ CASES: list[Case] = [
           (x(3, 4), given([2, 0, 2]), {"axis": 0}), (x(2, 5), fixed([1, 2, 3]), {"axis": -1}), (x(2, 5), fixed([0, 2, 4, 1, 3]), {"axis": 1})),
     *rows("Compress", (x(2, 4), given([True, False, True, True]), {"axis": 1}), (x(2, 3), given([True, False, True, True, False, True])), (x(2, 4), fixed([False, True]), {"axis": 0})),
     *rows("GatherElements", (x(2, 4), given([[0, 0, 3], [1, -1, 2]]), {"axis": 1}), (x(3, 2), given([[0, 1], [0, 2]]))),
-    *rows("GatherND", (x(3, 4), given([[0, 1], [2, 3], [0, 1]])), (x(3, 4), given([[2], [0]]))),
+    *rows("GatherND", (x(3, 4), given([[0, 1], [2, 3], [0, 1]])), (x(3, 4), given([[2], [0]])), (x(2, 3, 4), given([[[1], [0]], [[2], [2]]]), {"batch_dims": 1})),
     *rows("ScatterElements", (x(2, 5), given([[1, 3], [0, 4]]), x(2, 2, seed=3), {"axis": 1}), (x(2, 5), given([[1, 1], [0, 4]]), x(2, 2, seed=3), {"axis": 1, "reduction": "add"})),
     *rows("ScatterND", (x(4, 3), given([[1], [3]]), x(2, 3, seed=3)), (x(4, 3), given([[1], [1]]), x(2, 3, seed=3), {"reduction": "add"}), batch=False),
     # quantised: steps have slope one, so central differences over a whole number of steps are exact

@@ -82,10 +82,17 @@ def gather_elements(op: Emitter, node: Node, g: str) -> Cotangents:
 
 @vjp("GatherND")
 def gather_nd(op: Emitter, node: Node, g: str) -> Cotangents:
-    """y[p] = x[i[p]];  dx = g added at those places."""
-    if node.attribute("batch_dims", 0):
-        raise unsupported(node, "picks with batch_dims")
+    """y[p] = x[i[p]];  dx = g added at those places, numbered through where axes of x and i go together (batch_dims)."""
     x, places = node.inputs
+    batch, rank = node.attribute("batch_dims", 0), node.rank(1)
+    if batch:
+        if rank is None:
+            raise unsupported(node, "has indices of unknown rank")
+        shape = op.Shape(op.Slice(places, [0], [1], [-1]))
+        for axis in reversed(range(batch)):
+            numbers = op.Range(0, op.Gather(shape, axis), 1)
+            column = op.Unsqueeze(numbers, [i for i in range(rank) if i != axis])
+            places = op.Concat(op.Expand(column, shape), places, axis=-1)
     return [op.ScatterND(zeros_like(op, x), places, g, reduction="add"), None]
 
 

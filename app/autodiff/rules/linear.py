@@ -75,13 +75,7 @@ def einsum(op: Emitter, node: Node, g: str) -> Cotangents:
 
     A letter that only x has was summed away alone: there dx is repeated.
     """
-    terms, _, result = node.attribute("equation").replace(" ", "").partition("->")
-    letters = terms.split(",")
-    if "->" not in node.attribute("equation"):
-        joined = "".join(letters)
-        result = "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
-    if "." in terms or any(len(set(t)) != len(t) for t in letters):
-        raise unsupported(node, "uses an ellipsis or a repeated letter")
+    letters, result = _letters(node)
     cotangents: list[str | None] = []
     for index, own in enumerate(letters):
         if not node.wanted[index]:
@@ -97,3 +91,33 @@ def einsum(op: Emitter, node: Node, g: str) -> Cotangents:
             dx = op.repeat(op.Unsqueeze(dx, alone), node.inputs[index], alone)
         cotangents.append(dx)
     return cotangents
+
+
+def _letters(node: Node) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, an ellipsis spelled out in capitals that the equation does not use."""
+    equation = node.attribute("equation").replace(" ", "")
+    terms, arrow, result = equation.partition("->")
+    operands = terms.split(",")
+    if "..." in terms:
+        ranks = [node.rank(index) for index in range(len(operands))]
+        counts = {
+            rank - len(term) + 3
+            for term, rank in zip(operands, ranks, strict=True)
+            if "..." in term and rank is not None
+        }
+        if None in ranks or len(counts) != 1:
+            raise unsupported(node, "broadcasts axes of its ellipsis")
+        spare = "".join(c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation)[: counts.pop()]
+        operands, result = [term.replace("...", spare) for term in operands], result.replace("...", spare)
+        lengths = [
+            dict(zip(term, node.graph.extents(x) or (), strict=True))
+            for term, x in zip(operands, node.inputs, strict=True)
+        ]
+        if any(len({length[c] for length in lengths if c in length}) > 1 for c in spare):
+            raise unsupported(node, "broadcasts axes of its ellipsis")
+    if any(len(set(term)) != len(term) for term in operands):
+        raise unsupported(node, "takes a diagonal by a repeated letter")
+    if not arrow:
+        joined = "".join(operands)
+        result = "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
+    return operands, result

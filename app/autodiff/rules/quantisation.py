@@ -6,25 +6,32 @@ A quantised tensor carries the cotangent of its integers, as floating numbers. T
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Node
 from app.autodiff.rule import Cotangents, unsupported, vjp
 
+LIMITS: dict[int, tuple[int, int]] = {
+    TensorProto.UINT8: (0, 255),
+    TensorProto.INT8: (-128, 127),
+    TensorProto.UINT16: (0, 65535),
+    TensorProto.INT16: (-32768, 32767),
+}
+
 
 @vjp("QuantizeLinear")
 def quantize_linear(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = round(x / s) + z, kept within the type's range;  dx = g / s where it was within."""
-    y = node.outputs[0]
-    kind = op.graph.dtype(y)
-    limits = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}.get(kind or 0)
+    limits = LIMITS.get(op.graph.dtype(node.outputs[0]) or 0)
     if limits is None:
         raise unsupported(node, "quantises to a type other than 8 or 16 bits")
-    low, high = (float(limit) for limit in limits)
-    value = op.Cast(y, to=op.dtype)
-    within = op.And(op.Greater(value, low), op.Less(value, high))
-    dx = op.Where(within, op.Div(g, _per_axis(op, node, node.input(1))), 0.0)
-    return [dx, *[None] * (len(node.inputs) - 1)]
+    scale = _per_axis(op, node, node.input(1))
+    steps = op.Div(node.input(0), scale)
+    if node.input(2):
+        steps = op.Add(steps, op.Cast(_per_axis(op, node, node.input(2)), to=op.dtype))
+    within = op.And(op.GreaterOrEqual(steps, limits[0] - 0.5), op.LessOrEqual(steps, limits[1] + 0.5))
+    return [op.Where(within, op.Div(g, scale), 0.0), *[None] * (len(node.inputs) - 1)]
 
 
 @vjp("DequantizeLinear")
@@ -34,7 +41,7 @@ def dequantize_linear(op: Emitter, node: Node, g: str) -> Cotangents:
 
 
 def _per_axis(op: Emitter, node: Node, scale: str) -> str:
-    """The scale in a shape that broadcasts: one number, or one per place along the node's axis."""
+    """A scale or zero point in a shape that broadcasts: one number, or one per place along the node's axis."""
     rank, scale_rank = node.rank(), node.rank(1)
     if node.attribute("block_size", 0) or rank is None or scale_rank is None:
         raise unsupported(node, "quantises by blocks")
