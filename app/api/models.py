@@ -18,10 +18,10 @@ from app.answers import predictions_document
 from app.api import examples
 from app.api.caching import answered
 from app.api.problems import documented
-from app.api.requests import JSON, MULTIPART, media_type, preferred, read_body
+from app.api.requests import JSON, MULTIPART, OCTETS, media_type, preferred, read_body
 from app.api.schemas import ModelDetail, ModelList, ModelSummary, PredictionAnswer
 from app.api.state import State, state
-from app.engine.task import ExplainTask, Predictions
+from app.engine.task import ExplainTask, ModelFile, Predictions
 from app.options import Options
 from app.registry import Registered
 
@@ -105,6 +105,42 @@ async def predict(request: Request, name: ModelName, options: Annotated[Options,
 
     task = ExplainTask(ref, "predictions", sent, body, given, (), service.settings.limits())
     return await answered(request, task, JSON, render)
+
+
+@router.get(
+    "/v1/models/{name}/explainer.onnx",
+    summary="The model and its explanation as one ONNX file",
+    operation_id="get_explainer_file",
+    response_class=Response,
+    responses={
+        200: {"content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}}},
+        **documented(
+            errors.ModelNotFound,
+            errors.MethodNotApplicable,
+            errors.BadParameter,
+            errors.ModelUnavailable,
+            errors.Busy,
+            errors.WorkerLost,
+            errors.DeadlineExceeded,
+        ),
+    },
+)
+async def get_explainer_file(
+    request: Request,
+    name: ModelName,
+    method: Annotated[str, Query(description="The heatmap in the file.", max_length=64)] = "gradcam",
+) -> Response:
+    """Picture tensor and class index in, scores and raw heatmap out, in any ONNX Runtime: no service is needed to run it."""
+    service = state(request)
+    ref, card = service.registry.ready(name)
+    if card.kind != "image":
+        raise errors.MethodNotApplicable(f"Explainer files hold heatmaps, but model '{name}' takes tables.")
+
+    def render(answer: ModelFile, _: float) -> Response:
+        return Response(answer.content, media_type=OCTETS)
+
+    task = ExplainTask(ref, "explainer-model", options={"method": method}, limits=service.settings.limits())
+    return await answered(request, task, OCTETS, render)
 
 
 @router.put(
