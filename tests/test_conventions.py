@@ -49,7 +49,8 @@ ARROWS: dict[str, set[str]] = {
         "app.engine.pool",
         "app.engine.task",
     },
-    "app.server": {"app.main", "app.settings", "app.api", "app.logs"},
+    "app.protocol": set(),
+    "app.server": {"app.protocol", "app.main", "app.settings", "app.api", "app.logs"},
     "app.cli": {"app.server", "app.settings", "app.engine.pool", "app.engine.task", "app.answers"},
     "app.client": set(),
     "app.answers": {"app.engine.task"},
@@ -76,9 +77,9 @@ ARROWS: dict[str, set[str]] = {
 
 # Third-party packages with one home each.
 HOMES: dict[str, tuple[str, ...]] = {
-    "fastapi": ("app.main", "app.server", "app.api"),
-    "starlette": ("app.main", "app.server", "app.api"),
-    "uvicorn": ("app.server",),
+    "fastapi": ("app.main", "app.server", "app.protocol", "app.api"),
+    "starlette": ("app.main", "app.server", "app.protocol", "app.api"),
+    "uvicorn": ("app.server", "app.protocol"),
     "prometheus_client": ("app.api.metrics",),
     "opentelemetry": ("app.api.tracing",),
     "onnxruntime": ("app.model",),
