@@ -12,20 +12,21 @@ import contextlib
 import logging
 import signal
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.engine.process import Progress, WorkerDied, WorkerProcess
+from app.engine.quarantine import Quarantine
 from app.engine.task import ExplainTask, ModelRef, WorkerLimits
+from app.engine.waiting import Costs, WaitingLine
 from app.errors import (
     Busy,
     Cancelled,
     DeadlineExceeded,
     ExplainError,
     InputCrashedRuntime,
-    ModelUnavailable,
     WorkerLost,
 )
 
@@ -58,15 +59,6 @@ class PoolLimits:
 
 
 @dataclass(eq=False)
-class _Waiter:
-    """A task in the queue, and how long it will probably take."""
-
-    future: asyncio.Future[WorkerProcess]
-    model: ModelRef
-    cost_s: float
-
-
-@dataclass(eq=False)
 class _Running:
     """A task at a worker: since when, and how long it will probably take."""
 
@@ -82,14 +74,14 @@ class Pool:
         self.counts: Counter[str] = Counter()
         self._workers: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess] = []
-        self._waiting: deque[_Waiter] = deque()
+        self._waiting = WaitingLine(limits.queue, limits.workers, self.counts, self._release)
+        self._quarantine = Quarantine(limits.crashes, limits.crash_window_s, self.counts)
+        self._costs = Costs()
         self._running: dict[WorkerProcess, _Running] = {}
         self._background: set[asyncio.Task[Any]] = set()
         self._chores: set[asyncio.Task[Any]] = set()
-        self._crashes: defaultdict[ModelRef, deque[float]] = defaultdict(deque)
         self._warm: tuple[ModelRef, ...] = ()
         self._in_use: Counter[ModelRef] = Counter()
-        self._costs_s: dict[tuple[str, str], float] = {}  # running means by model and method
         self._pause_s = 0.0
         self._stopping = False
         self._drained = asyncio.Event()
@@ -158,7 +150,7 @@ class Pool:
             return 0.0
         now = time.monotonic()
         left = sum(max(0.0, run.cost_s - (now - run.started)) for run in self._running.values())
-        return (sum(waiter.cost_s for waiter in self._waiting) + left) / max(1, len(self._workers))
+        return (self._waiting.cost_s + left) / max(1, len(self._workers))
 
     def keep_warm(self, refs: Iterable[ModelRef]) -> None:
         """Say which models an idle worker shall load before it is needed; it forgets those that are not among them."""
@@ -227,8 +219,8 @@ class Pool:
     async def _run_once(
         self, task: ExplainTask, deadline: float, timeout_s: float, on_progress: Progress | None
     ) -> Any:
-        self._refuse_quarantined(task.model)
-        cost_s = self._costs_s.get((task.model.name, task.method), 0.05)
+        self._quarantine.refuse(task.model)
+        cost_s = self._costs.expected_s(task.model.name, task.method)
         worker = await self._acquire(task.model, cost_s, deadline, timeout_s)
         started = time.monotonic()
         self._running[worker] = _Running(started, cost_s)
@@ -255,7 +247,7 @@ class Pool:
             self._release(worker)
             raise
         worker.loaded.add(task.model)
-        self._costs_s[task.model.name, task.method] = cost_s + 0.2 * (time.monotonic() - started - cost_s)
+        self._costs.note(task.model.name, task.method, time.monotonic() - started)
         self._release(worker)
         return result
 
@@ -264,39 +256,7 @@ class Pool:
     async def _acquire(self, model: ModelRef, cost_s: float, deadline: float, timeout_s: float) -> WorkerProcess:
         if self._idle and not self._waiting:
             return self._take_idle(model)
-        expected_s = self.expected_wait_s()
-        retry_after = max(1, round(expected_s))
-        if len(self._waiting) >= self.limits.queue:
-            self.counts["refused"] += 1
-            raise Busy(
-                f"All {self.limits.workers} workers are at work and {len(self._waiting)} requests wait. "
-                f"Try again in {retry_after} s.",
-                retry_after,
-            )
-        if time.monotonic() + expected_s > deadline:
-            self.counts["refused"] += 1
-            raise Busy(
-                f"The queue takes about {expected_s:.1f} s, longer than the {timeout_s:g} s this request may take. "
-                f"Try again in {retry_after} s, or allow more time with X-Request-Timeout.",
-                retry_after,
-            )
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), model, cost_s)
-        self._waiting.append(waiter)
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await waiter.future
-        except BaseException as error:
-            if waiter.future.done() and not waiter.future.cancelled():
-                self._release(waiter.future.result())  # it was handed over in the very moment of giving up
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(waiter)
-            if isinstance(error, TimeoutError):
-                self.counts["deadline"] += 1
-                raise DeadlineExceeded(
-                    f"No worker was free within {timeout_s:g} s, so the work was not started. Try again later, or "
-                    "allow more time with X-Request-Timeout."
-                ) from None
-            raise
+        return await self._waiting.wait(cost_s, self.expected_wait_s(), deadline, timeout_s)
 
     def _take_idle(self, model: ModelRef) -> WorkerProcess:
         """Prefer a worker that has the model loaded, and among those the one used last, whose caches are warm."""
@@ -308,11 +268,8 @@ class Pool:
         self._running.pop(worker, None)
         if worker.dead or worker not in self._workers:
             return
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.future.done():
-                waiter.future.set_result(worker)
-                return
+        if self._waiting.hand_over(worker):
+            return
         chore = None if self._stopping else self._chore(worker)
         if chore is None:
             self._idle.append(worker)
@@ -320,23 +277,6 @@ class Pool:
             task = self._in_background(self._do_chores(worker, *chore))
             self._chores.add(task)
             task.add_done_callback(self._chores.discard)
-
-    def _refuse_quarantined(self, model: ModelRef) -> None:
-        if self._quarantined(model):
-            self.counts["quarantined"] += 1
-            raise ModelUnavailable(
-                f"Model '{model.name}' made its runtime crash {self.limits.crashes} times within "
-                f"{self.limits.crash_window_s:g} s and rests for a while. Other models are served; look at the inputs "
-                "that were sent, then try again in a minute."
-            )
-
-    def _quarantined(self, model: ModelRef) -> bool:
-        crashes = self._crashes.get(model)
-        if not crashes:
-            return False
-        while crashes and crashes[0] < time.monotonic() - self.limits.crash_window_s:
-            crashes.popleft()
-        return len(crashes) >= self.limits.crashes
 
     # ---- workers come and go --------------------------------------------------------------------------------------
 
@@ -382,7 +322,7 @@ class Pool:
         """What a free worker should do: forget a model that was replaced, or load one before it is needed."""
         warm = self._warm[: self.limits.worker.models]
         for ref in warm:
-            if ref not in worker.loaded and not self._quarantined(ref):
+            if ref not in worker.loaded and not self._quarantine.holds(ref):
                 return "warm", ref
         for ref in worker.loaded:
             if ref not in warm and not self.uses(ref):
@@ -403,7 +343,7 @@ class Pool:
             async with asyncio.timeout(self.limits.load_s):
                 await worker.ask("run", ExplainTask(ref, method))
         except TimeoutError:
-            self._crashes[ref].append(time.monotonic())
+            self._quarantine.note_crash(ref)
             worker.kill()
         except WorkerDied as death:
             self._bury(ref, death)
@@ -428,7 +368,7 @@ class Pool:
         self.counts["crashes"] += 1
         meaning = self._meaning(model, death)
         if isinstance(meaning, InputCrashedRuntime):
-            self._crashes[model].append(time.monotonic())
+            self._quarantine.note_crash(model)
             log.warning("model %s crashed its worker", model.name, extra={"signal": death.signal})
         return meaning
 

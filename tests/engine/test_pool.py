@@ -226,7 +226,7 @@ def test_three_crashes_within_a_minute_quarantine_that_model_alone(models: dict[
         with pytest.raises(ModelUnavailable, match="rests"):
             await answer(pool, models["division"], 4, 2)
         assert await answer(pool, models["counter"], 4) == 4
-        pool._crashes[models["division"]].popleft()  # as if the first had been longer ago than the window
+        pool._quarantine._crashes[models["division"]].popleft()  # as if the first had been longer ago than the window
         assert await answer(pool, models["division"], 4, 2) == 2
 
     with_pool(scenario)
