@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TypeProto, defs, helper, numpy_helper, shape_inference
-from onnx.reference import ReferenceEvaluator
+from onnx import AttributeProto, NodeProto, TypeProto, defs, helper, numpy_helper, shape_inference
 
 Array = NDArray[Any]
 Extent = tuple[int, ...]  # an axis' length, once per probe
@@ -297,20 +296,38 @@ _DIRECT: dict[str, Callable[..., Array]] = {
     "Concat": lambda attributes, *parts: np.concatenate(parts, attributes["axis"]),
     "Gather": lambda attributes, a, i: np.take(a, i, attributes.get("axis", 0)),
     "Unsqueeze": lambda _, a, axes: np.expand_dims(a, tuple(axes.tolist())),
+    "Squeeze": lambda _, a, axes=None: np.squeeze(a, None if axes is None else tuple(axes.tolist())),
+    "Reshape": lambda attributes, a, shape: a.reshape(_written_out(a, shape, attributes.get("allowzero", 0))),
     "Cast": lambda attributes, a: a.astype(helper.tensor_dtype_to_np_dtype(attributes["to"])),
 }
+
+
+_CONSTANTS: dict[str, Callable[[AttributeProto], Array]] = {
+    "value": lambda attribute: numpy_helper.to_array(attribute.t),
+    "value_int": lambda attribute: np.array(attribute.i, np.int64),
+    "value_ints": lambda attribute: np.array(attribute.ints, np.int64),
+    "value_float": lambda attribute: np.array(attribute.f, np.float32),
+    "value_floats": lambda attribute: np.array(attribute.floats, np.float32),
+}
+
+
+def _written_out(a: Array, shape: Array, allow_zero: int) -> list[int]:
+    """Reshape's shape, with the lengths that a 0 takes over."""
+    return [a.shape[axis] if length == 0 and not allow_zero else length for axis, length in enumerate(shape.tolist())]
 
 
 def run_node(node: NodeProto, feeds: dict[str, Any], opset: dict[str, int]) -> Sequence[Array] | None:
     """The node's outputs by the reference implementation, None where that has no such operator."""
     if any(a.HasField("g") for a in node.attribute):
         return None
-    if node.op_type == "Constant" and node.attribute[0].name == "value":
-        return [numpy_helper.to_array(node.attribute[0].t)]
+    if node.op_type == "Constant" and node.attribute[0].name in _CONSTANTS:
+        return [_CONSTANTS[node.attribute[0].name](node.attribute[0])]
     try:
         if node.op_type in _DIRECT:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             return [_DIRECT[node.op_type](attributes, *(feeds[name] for name in node.input))]
+        from onnx.reference import ReferenceEvaluator  # 12 MB, which most graphs never need
+
         results: Any = ReferenceEvaluator(node, opsets=dict(opset)).run(None, feeds)
     except Exception:  # noqa: BLE001 - whatever the reference cannot work out is simply not known beforehand
         return None
