@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -14,8 +16,10 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from app.engine.frames import LENGTHS, Frame, frame_of, head_of
+from app.engine.frames import LENGTHS, MOST, Frame, frame_of, head_of
 from app.engine.task import ExplainTask, ModelRef, WorkerLimits
+
+log = logging.getLogger("onnxplain.pool")
 
 Progress = Callable[[float], None]
 
@@ -153,7 +157,7 @@ async def _receive(sock: socket.socket) -> Frame:
     """Read one frame from a non-blocking socket.
 
     Raises:
-        EOFError: the other side is gone.
+        EOFError: the other side is gone, or no longer itself.
     """
     loop = asyncio.get_running_loop()
 
@@ -168,4 +172,10 @@ async def _receive(sock: socket.socket) -> Frame:
         return data
 
     head, body = LENGTHS.unpack(await exactly(LENGTHS.size))
-    return frame_of(await exactly(head), bytes(await exactly(body)) if body else b"")
+    if max(head, body) > MOST:
+        raise EOFError
+    try:
+        return frame_of(await exactly(head), bytes(await exactly(body)) if body else b"")
+    except pickle.UnpicklingError:
+        log.exception("a worker sent what is no frame")
+        raise EOFError from None
