@@ -7,6 +7,7 @@ Nothing here is random: the same files come out every time. The bytes are made b
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import itertools
@@ -40,6 +41,7 @@ class Hostile:
     reason: str
 
 
+@functools.cache
 def corpus(canary: str = CANARY) -> list[Hostile]:
     """Every file of the corpus; those that try to read another file try to read `canary`."""
     makers = (_foreign, _truncated, _operators, _memory, _endless, _structure, _types, _names, _crash)
