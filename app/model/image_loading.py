@@ -21,6 +21,7 @@ from app.model.image import ImageModel, LayerSessions, Source, seeds, tail_sessi
 from app.model.inspection import PictureGraph, picture_graph, tensor_facts
 from app.model.layers import Candidate, SpatialLayers
 from app.model.manifest import Identity, Manifest
+from app.model.noise import Noise
 from app.model.session import Cancellation, Session
 
 SAMPLES = "samples"
@@ -161,10 +162,10 @@ def _default(
 
 def _depends(picture: PictureGraph, sessions: LayerSessions) -> bool:
     """Whether the score depends on the places of a layer, on noise."""
-    random = np.random.default_rng(0)
+    noise = Noise()
     candidate = sessions.candidate
     feeds = {
-        name: random.standard_normal(_lengths(picture.graph.types[name])).astype(
+        name: noise.standard(_lengths(picture.graph.types[name])).astype(
             helper.tensor_dtype_to_np_dtype(picture.graph.element_type(name))
         )
         for name in (candidate.name, *sessions.crossing)
@@ -174,7 +175,7 @@ def _depends(picture: PictureGraph, sessions: LayerSessions) -> bool:
         gradient = sessions.gradient.run({name: seeded[name] for name in sessions.gradient.inputs})[0]
         return bool(candidate.layout.to_maps(gradient).any())
     assert sessions.tail is not None
-    maps = random.standard_normal((2, 1, *candidate.shape)).astype(np.float32)
+    maps = noise.standard((2, 1, *candidate.shape))
     first, second = (
         sessions.tail.run(feeds | {candidate.name: candidate.layout.from_maps(m, feeds[candidate.name])})[0]
         for m in maps
@@ -217,8 +218,8 @@ def _without(model: ModelProto, names: Collection[str]) -> ModelProto:
 def _try_out(main: Session, picture: PictureGraph) -> tuple[float, bool]:
     """Milliseconds of one picture's run, and whether two pictures in one run get the scores that each gets alone."""
     sides = picture.graph.types[picture.source].type.tensor_type.shape.dim[1:]
-    random = np.random.default_rng(0)
-    x = random.standard_normal((2, *(dim.dim_value for dim in sides)), np.float32)
+    noise = Noise()
+    x = noise.standard((2, *(dim.dim_value for dim in sides)))
     try:
         first = main.run({picture.source: x[:1]}, [picture.score])[0]
         began = time.perf_counter()

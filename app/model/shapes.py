@@ -13,6 +13,7 @@ from app.autodiff.graph import PROBED_BATCHES, Extents
 from app.autodiff.graph import Graph as ProbedGraph
 from app.errors import InputRefusedByModel
 from app.model.graph import BATCH, trim
+from app.model.noise import Noise
 from app.model.session import Cancellation, Session
 
 _MADE_OF = {
@@ -68,11 +69,11 @@ def _measure(model: ModelProto, source: str, names: list[str]) -> dict[str, tupl
     dims = next(value for value in model.graph.input if value.name == source).type.tensor_type.shape.dim
     batches = PROBED_BATCHES if dims[0].dim_param else PROBED_BATCHES[:1]
     session = Session(shown, Cancellation(), optimise=False)
-    random = np.random.default_rng(0)
+    noise = Noise()
     lengths = []
     try:
         for batch in batches:
-            x = random.standard_normal((batch, *(dim.dim_value for dim in dims[1:])), np.float32)
+            x = noise.standard((batch, *(dim.dim_value for dim in dims[1:])))
             lengths.append([np.shape(found) for found in session.run({source: x})])
     except InputRefusedByModel:
         return {}

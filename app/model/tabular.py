@@ -22,6 +22,7 @@ from app.explainers.tree_evaluator import TreeEvaluator
 from app.model.graph import Graph
 from app.model.inspection import tensor_facts
 from app.model.manifest import Identity, Manifest
+from app.model.noise import Noise
 from app.model.session import Cancellation, Session
 from app.model.tabular_inputs import TableInput, known_categories, table_inputs
 from app.model.tabular_outputs import Answer, class_indices, read_answer
@@ -168,7 +169,9 @@ class TabularModel:
         if trees is None or trees.head is not None:
             return self._unconnected
         first = self._offsets[trees.source]
-        tested = {first + int(trees.ensemble.origin[c]) for c, found in enumerate(trees.ensemble.thresholds) if len(found)}
+        tested = {
+            first + int(trees.ensemble.origin[c]) for c, found in enumerate(trees.ensemble.thresholds) if len(found)
+        }
         width = next(len(i.features) for i in self._inputs if i.name == trees.source)
         return self._unconnected | (set(range(first, first + width)) - tested)
 
@@ -273,7 +276,7 @@ def load_tabular(
 def _forward_ms(model: ModelProto, inputs: tuple[TableInput, ...], answer: Answer, cancellation: Cancellation) -> float:
     """Milliseconds a row on one thread, the best of three runs on made-up rows; 0 where the model refuses those."""
     rows = next((i.rows for i in inputs if i.rows is not None), _TRIAL_ROWS)
-    random = np.random.default_rng(0)
+    noise = Noise()
     texts = sorted(known_categories(model) or {""})
     feeds = {}
     for table_input in inputs:
@@ -281,9 +284,9 @@ def _forward_ms(model: ModelProto, inputs: tuple[TableInput, ...], answer: Answe
         shape = (rows, len(table_input.features))
         block: NDArray[Any]
         if dtype == "string":
-            block = random.choice(np.array(texts, dtype=object), shape)
+            block = np.array(texts, dtype=object)[(noise.uniform(shape) * len(texts)).astype(int)]
         else:
-            block = random.normal(size=shape).astype(np.bool_ if dtype == "bool" else dtype)
+            block = noise.standard(shape).astype(np.bool_ if dtype == "bool" else dtype)
         feeds[table_input.name] = block[:, 0] if table_input.flat else block
     session = Session(model, cancellation, 1)
     best = np.inf
