@@ -117,6 +117,10 @@ class Graph:
             self._probes[-1].contradictions > self._probes[0].contradictions
         ):  # declared open, but written for a batch of 1
             self._batches, self._probes = (), self._probes[:1]
+        self._moving = set(self.inputs)  # what follows the inputs need not be searched for a constant
+        for node in self.nodes:
+            if any(name in self._moving for name in [*node.input, *captured(node)]):
+                self._moving |= {name for name in node.output if name and self._settled(name) is None}
 
     def dtype(self, name: str) -> int | None:
         """Element type as in `onnx.TensorProto`, None where unknown."""
@@ -157,13 +161,22 @@ class Graph:
             self._constants[name] = self._evaluate(name)
         return self._constants[name]
 
+    def _settled(self, name: str) -> Array | None:
+        """What the probes found in a tensor, where all found the same."""
+        first, *others = (probe.values.get(name) for probe in self._probes)
+        return first if first is not None and all(v is not None and np.array_equal(first, v) for v in others) else None
+
     def _evaluate(self, name: str) -> Array | None:
-        seen = [probe.values.get(name) for probe in self._probes]
-        first = seen[0]
-        if first is not None and all(v is not None and np.array_equal(first, v) for v in seen):
-            return first
+        settled = self._settled(name)
+        if settled is not None:
+            return settled
         node = self.producers.get(name)
-        if node is None or node.op_type in _RANDOM or any(a.HasField("g") for a in node.attribute):
+        if (
+            node is None
+            or name in self._moving
+            or node.op_type in _RANDOM
+            or any(a.HasField("g") for a in node.attribute)
+        ):
             return None
         feeds = {i: self.constant(i) for i in node.input if i}
         if any(value is None for value in feeds.values()):

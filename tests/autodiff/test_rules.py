@@ -73,6 +73,14 @@ def given(array: Any, dtype: Any = None) -> Operand:
     return Operand(np.asarray(array, dtype), "given")
 
 
+def between_places(corners: int) -> Operand:
+    """A grid over 4 rows and 5 columns whose points lie between places, some beyond the border: never near a kink."""
+    rng = np.random.default_rng(3)
+    size = np.array([5, 4])
+    points = rng.integers(-1, size, (2, 2, 3, 2)) + rng.uniform(0.3, 0.7, (2, 2, 3, 2))
+    return Operand(2 * points / (size - 1) - 1 if corners else (2 * points + 1) / size - 1, "x")
+
+
 def rows(operator: str, *cases: tuple[Any, ...], **options: Any) -> list[Case]:
     """Cases of one operator: operands, then perhaps a dictionary of attributes."""
     made = []
@@ -84,6 +92,7 @@ def rows(operator: str, *cases: tuple[Any, ...], **options: Any) -> list[Case]:
 
 
 IMAGE = (2, 4, 6, 7)
+GRID = np.random.default_rng(6).uniform(-1.3, 1.3, (2, 3, 4, 2))
 CASES: list[Case] = [
     # arithmetic
     *(c for name in ("Add", "Sub", "Mul", "Max", "Min") for c in rows(
@@ -169,6 +178,12 @@ CASES: list[Case] = [
           (x(2, 2, 4, 5), None, None, fixed([7, 9]), {"mode": "linear", "axes": [2, 3]}), (x(2, 2, 4, 5), None, fixed([1.0, 1, 2, 2], np.float32), {"mode": "cubic", "exclude_outside": 1}),
           (x(2, 2, 4, 5), None, fixed([1.0, 1, 2, 2], np.float32), {"mode": "cubic", "cubic_coeff_a": -0.5}), (x(2, 2, 4, 8), None, None, fixed([6, 6]), {"mode": "linear", "axes": [2, 3], "keep_aspect_ratio_policy": "not_larger"}),
           (x(2, 2, 4, 8), None, None, fixed([6, 7]), {"mode": "linear", "axes": [2, 3], "keep_aspect_ratio_policy": "not_smaller"}), (x(2, 2, 5), None, fixed([1.0, 1, 2], np.float32), {"mode": "linear"}), opset=19, reference=False),
+    *(c for corners in (0, 1) for c in rows(
+        "GridSample", *((x(2, 3, 4, 5, low=-50, high=50), given(GRID, np.float32), {"mode": mode, "padding_mode": pad, "align_corners": corners}) for mode in ("linear", "nearest") for pad in ("zeros", "border")),
+        opset=20, reference=False)),
+    *(c for corners in (0, 1) for c in rows(
+        "GridSample", *((weights(2, 3, 4, 5), between_places(corners), {"padding_mode": pad, "align_corners": corners}) for pad in ("zeros", "border")), opset=20, reference=False)),
+    *rows("Col2Im", (x(2, 12, 6), fixed([3, 4]), fixed([2, 2])), (x(2, 18, 4), fixed([5, 5]), fixed([3, 3]), {"strides": [2, 2]}), (x(2, 8, 16), fixed([4, 6]), fixed([2, 2]), {"pads": [1, 0, 0, 0], "dilations": [1, 2]})),
     # normalisation
     *rows("BatchNormalization", (x(*IMAGE), weights(4), weights(4), weights(4), fixed([0.5, 1.0, 2.0, 3.0])), (x(2, 4), weights(4), weights(4), weights(4), fixed([0.5, 1.0, 2.0, 3.0]), {"epsilon": 0.1}),
           (x(*IMAGE), given([1.0, 2, 3, 4]), weights(4), weights(4), given([0.5, 1.0, 2.0, 3.0]))),

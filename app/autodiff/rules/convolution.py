@@ -163,3 +163,23 @@ def _conv_padded(op: Emitter, g: str, weights: str, pads: list[int], axes: int, 
     if min(pads) < 0:
         g = op.pad(g, 2 + axes, {2 + i: (min(pads[i], 0), min(pads[axes + i], 0)) for i in range(axes)})
     return op.Conv(g, weights, pads=[max(p, 0) for p in pads], **settings)
+
+
+@vjp("Col2Im")
+def col2im(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = columns added where their windows lie;  dx = the windows of g as columns: a convolution with one kernel per window place."""
+    block, shape, columns = node.constant(2), op.graph.shape(node.outputs[0]), node.shape()
+    if block is None or shape is None or shape[1] is None or columns is None:
+        raise unsupported(node, "has windows that are not fixed in the graph")
+    kernel, channels = [int(k) for k in block], shape[1]
+    places = int(np.prod(kernel))
+    one_hot = np.tile(np.eye(places).reshape(places, 1, *kernel), (channels, *[1] * (1 + len(kernel)))).astype(
+        op.numpy_dtype
+    )
+    windows = op.Conv(
+        g,
+        one_hot,
+        group=channels,
+        **{k: v for k, v in node.attributes.items() if k in ("pads", "strides", "dilations")},
+    )
+    return [op.Reshape(windows, np.array([0, channels * places, -1], np.int64)), None, None]

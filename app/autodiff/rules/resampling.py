@@ -1,6 +1,6 @@
-"""Resize: every output place is a fixed mixture of input places, axis by axis; the rule is the transposed mixture.
+"""Resampling. In Resize every output place is a fixed mixture of input places, axis by axis: the rule is the transposed mixture.
 
-The mixtures are those of the ONNX specification of Resize (opset 19), built here as one matrix per axis.
+The mixtures are those of the ONNX specification (opset 19), built as one matrix per axis. GridSample mixes where the grid says.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from onnx import TensorProto
 
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Array, Node
 from app.autodiff.rule import Cotangents, unsupported, vjp
+from app.autodiff.rules.indexing import zeros_like
 from app.autodiff.rules.pooling import along
 
 
@@ -138,3 +140,91 @@ def _cubic(d: Array, a: float) -> Array:
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
     return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+@vjp("GridSample")
+def grid_sample(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y[p] = sum of w_k x[q_k] over the corners q_k around the grid's point p (four, or the nearest one), w = (1 - |dh|) (1 - |dw|).
+
+    dx = w_k g added at q_k;  dgrid = sum of dw_k <x[q_k], g>, scaled from [-1, 1] to places.
+    """
+    x, grid = node.inputs
+    shape = node.shape()
+    mode = node.attribute("mode", "linear").replace("bilinear", "linear")
+    padding = node.attribute("padding_mode", "zeros")
+    if mode not in ("linear", "nearest") or padding not in ("zeros", "border"):
+        raise unsupported(node, f"samples by mode {mode!r} with padding {padding!r}")
+    if shape is None or len(shape) != 4 or None in shape[2:]:
+        raise unsupported(node, "needs height and width declared in the graph")
+    places = [
+        _grid_axis(op, node, grid, axis, float(shape[3 - axis] or 1)) for axis in (1, 0)
+    ]  # rows first; the grid has columns first
+    last = op.Transpose(x, perm=[0, 2, 3, 1])
+    turned = op.Transpose(g, perm=[0, 2, 3, 1])
+    rows = op.Squeeze(op.Slice(op.Shape(grid), [0], [1]), [0])
+    numbers = op.Expand(op.Reshape(op.Range(0, rows, 1), [-1, 1, 1, 1]), op.Shape(op.Slice(grid, [0], [1], [3])))
+    total = zeros_like(op, last)
+    slopes: tuple[list[str], list[str]] = ([], [])
+    for h in (0, 1) if mode == "linear" else (0,):
+        for w in (0, 1) if mode == "linear" else (0,):
+            (row, near_h, in_h), (column, near_w, in_w) = (
+                place[side] for place, side in zip(places, (h, w), strict=True)
+            )
+            inside = op.Mul(in_h, in_w)
+            corner = op.Concat(
+                numbers, op.Cast(row, to=TensorProto.INT64), op.Cast(column, to=TensorProto.INT64), axis=-1
+            )
+            weight = op.Mul(op.Mul(near_h, near_w), inside)
+            total = op.ScatterND(total, corner, op.Mul(turned, weight), reduction="add")
+            if node.wanted[1] and mode == "linear":
+                gain = op.Mul(op.ReduceSum(op.Mul(op.GatherND(last, corner), turned), [-1]), inside)
+                slopes[0].append(op.Mul(gain, near_w if h else op.Neg(near_w)))
+                slopes[1].append(op.Mul(gain, near_h if w else op.Neg(near_h)))
+    dx = op.Transpose(total, perm=[0, 3, 1, 2])
+    if not node.wanted[1]:
+        return [dx, None]
+    if mode == "nearest":
+        return [dx, zeros_like(op, grid)]
+    scaled = [
+        op.Mul(
+            op.Mul(op.Sum(*parts), _places_per_unit(node, float(shape[2 + axis] or 1))),
+            _moves(op, node, grid, axis, float(shape[2 + axis] or 1)),
+        )
+        for axis, parts in enumerate(slopes)
+    ]
+    return [dx, op.Concat(scaled[1], scaled[0], axis=-1)]
+
+
+def _places_per_unit(node: Node, length: float) -> float:
+    return (length - 1) / 2 if node.attribute("align_corners", 0) else length / 2
+
+
+def _grid_point(op: Emitter, node: Node, grid: str, axis: int, length: float) -> str:
+    """Where the grid points to along x (axis 0) or y (1), counted in places, `[n, h, w, 1]`."""
+    return op.Add(op.Mul(op.Slice(grid, [axis], [axis + 1], [3]), _places_per_unit(node, length)), (length - 1) / 2)
+
+
+def _moves(op: Emitter, node: Node, grid: str, row: int, length: float) -> str:
+    """1 where a move of the grid moves the point; 0 where the point is held at the border. Rows are the grid's second number."""
+    point = _grid_point(op, node, grid, 1 - row, length)
+    held = node.attribute("padding_mode", "zeros") == "border"
+    within = op.And(op.Greater(point, 0.0), op.Less(point, length - 1.0))
+    return op.Cast(within, to=op.dtype) if held else op.name_of(1.0)
+
+
+def _grid_axis(op: Emitter, node: Node, grid: str, axis: int, length: float) -> list[tuple[str, str, str]]:
+    """For the place before and the place after each point along one axis: its number, its weight, and 1 if it is inside."""
+    point = _grid_point(op, node, grid, axis, length)
+    if node.attribute("padding_mode", "zeros") == "border":
+        point = op.Clip(point, 0.0, length - 1)
+    if node.attribute("mode", "linear") == "nearest":
+        corners = [(op.Round(point), op.name_of(1.0))]
+    else:
+        before = op.Floor(point)
+        after = op.Sub(point, before)
+        corners = [(before, op.Sub(1.0, after)), (op.Add(before, 1.0), after)]
+    found = []
+    for number, weight in corners:
+        inside = op.And(op.GreaterOrEqual(number, 0.0), op.LessOrEqual(number, length - 1))
+        found.append((op.Clip(number, 0.0, length - 1), weight, op.Cast(inside, to=op.dtype)))
+    return found
