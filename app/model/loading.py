@@ -113,10 +113,13 @@ def parse_model(content: bytes) -> ModelProto:
         ) from error
     if not model.graph.node or not model.opset_import:
         raise ModelRefused("The file is not an ONNX model: it has no graph with operators; export it again.")
-    _require_plain_size(model)
-    _require_single_file(model)
-    _require_known_domains(model)
-    return _in_one_dialect(model)
+    try:
+        _require_plain_size(model)
+        _require_single_file(model)
+        _require_known_domains(model)
+        return _in_one_dialect(model)
+    except UnicodeDecodeError as error:  # protobuf reads texts when they are asked for
+        raise ModelRefused("A name in the model is not UTF-8; the file is damaged, export it again.") from error
 
 
 def kind_of(graph: Graph, manifest: Manifest) -> Kind:

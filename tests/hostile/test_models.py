@@ -26,8 +26,15 @@ LEAKS = re.compile(r"0x[0-9a-f]{6,}|/home|/root|/tmp|/work|Traceback|site-packag
 FOUR = 4 * 2**30
 
 
+async def free(pool: Pool) -> None:
+    """Wait for a worker: the last file may have cost one, which is being replaced."""
+    while pool.busy or not pool.alive:  # noqa: ASYNC110 - a pool has no event for this, and needs none
+        await asyncio.sleep(0.01)
+
+
 async def verdict(pool: Pool, path: Path, name: str, timeout_s: float = TIMEOUT_S) -> ExplainError | None:
     """What the gate says of a file: the error, or None when it is served."""
+    await free(pool)
     try:
         await pool.run(ExplainTask(ModelRef(name, str(path)), "inspect"), timeout_s)
     except ExplainError as error:
@@ -70,6 +77,7 @@ def test_every_hostile_file_gets_its_verdict_in_time_and_opens_no_other_file(tmp
     async def judge(pool: Pool, file: Hostile) -> None:
         path = tmp_path / f"{file.name}.onnx"
         path.write_bytes(file.content)
+        await free(pool)
         started = time.monotonic()
         refusal = await verdict(pool, path, file.name)
         seconds = time.monotonic() - started
@@ -86,6 +94,7 @@ def test_every_hostile_file_gets_its_verdict_in_time_and_opens_no_other_file(tmp
 
     async def ask(pool: Pool, ref: ModelRef) -> list[str]:
         """An odd model that is served answers, or says why it cannot; no internal error, no crash."""
+        await free(pool)
         try:
             await pool.run(ExplainTask(ref, "predictions", "application/json", b'{"rows": [[1, 2]]}'), TIMEOUT_S)
         except (InputError, ModelError):
