@@ -33,7 +33,7 @@ def influence(metric: str, truth: Truth, predicted: Predicted) -> Rows:
     else:
         with np.errstate(divide="ignore", invalid="ignore"):
             effect = _RATIOS[metric](truth, predicted, np.ones(len(truth.values)) if weights is None else weights)
-        effect = np.nan_to_num(effect, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        effect[~np.isfinite(effect)] = 0.0
     if metric not in METRICS or not METRICS[metric].greater_is_better:
         effect = -effect
     if weights is None:

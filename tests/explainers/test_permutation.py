@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -128,6 +129,21 @@ def test_expected_permuted_loss_is_the_mean_of_switched_and_own_losses() -> None
         assert found.importances[j, 0] == pytest.approx(expected - own, rel=1e-9)
     sampled = run(linear, X, Truth(y), ["mse"], Plan(2000))["mse"]
     assert np.abs(sampled.mean[:2] - found.mean) == pytest.approx(0, abs=4 * sampled.monte_carlo_error[:2].max())
+
+
+def test_exact_importance_with_weights_is_the_mean_over_all_permutations() -> None:
+    random = np.random.default_rng(12)
+    X, weights = random.normal(size=(5, 4)), random.random(5)
+    truth = Truth((X @ COEF + random.normal(size=5))[:, None], 0, weights)
+    measure = Measure(METRICS["mae"], truth)
+    found = exact_importance(BlackBox(linear, Table((X,))), [measure], [(0,), (0, 1)])["mae"]
+    for entry, group in zip(found.importances[:, 0], ([0], [0, 1]), strict=True):
+        losses = []
+        for order in itertools.permutations(range(5)):
+            permuted = X.copy()
+            permuted[:, group] = X[list(order)][:, group]
+            losses.append(measure.score(linear(Table((permuted,)))))
+        assert entry == pytest.approx(measure.score(linear(Table((X,)))) - np.mean(losses), rel=1e-12)
 
 
 def test_baseline_is_measured_on_the_drawn_rows() -> None:
