@@ -44,7 +44,8 @@ def influence(metric: str, truth: Truth, predicted: Predicted) -> Rows:
 
 
 def _accuracy(truth: Truth, predicted: Predicted) -> Rows:
-    return (truth.values == predicted.classes).astype(np.float64)
+    hits: Rows = (truth.values == predicted.classes).astype(np.float64)
+    return hits
 
 
 def _balanced_accuracy(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
