@@ -128,7 +128,7 @@ def explain_table(
 def _decode(task: ExplainTask, model: TabularModel, label: str | None) -> Decoded:
     """The caller's rows, or the registered evaluation data where none came."""
     max_cells = int(task.limits.get("max_cells", _MAX_CELLS))
-    decoded = tables.read(task.body, task.media_type, model.layout, label=label, max_cells=max_cells)
+    decoded = tables.read(task.body, task.media_type, model.layout, label=label, max_cells=max_cells, check=model.check)
     if decoded.blocks is not None:
         return decoded
     registered = model.evaluation_data()

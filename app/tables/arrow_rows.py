@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,14 @@ from app.errors import BadTable, InputTooLarge, MalformedInput, UnsupportedMedia
 from app.tables.cells import Cells, Decoded, Layout, from_values
 
 
-def read_arrow(body: bytes, media_type: str, layout: Layout, label: str | None, max_cells: int) -> Decoded:
+def read_arrow(
+    body: bytes,
+    media_type: str,
+    layout: Layout,
+    label: str | None,
+    max_cells: int,
+    check: Callable[[], None] = lambda: None,
+) -> Decoded:
     """A Parquet or Arrow body; null is a missing value, and dictionary columns are read as their values.
 
     Raises:
@@ -43,7 +51,7 @@ def read_arrow(body: bytes, media_type: str, layout: Layout, label: str | None, 
             f"The body is not what its media type {media_type} says; send such a file whole."
         ) from error
     _check_size(table.num_rows, table.num_columns, max_cells)
-    cells = Cells(layout, table.column_names, label, max_cells)
+    cells = Cells(layout, table.column_names, label, max_cells, check)
     if not table.num_rows:
         raise BadTable("The table has no rows; send at least one.")
     features = {feature.name: feature for block in layout for feature in block}

@@ -5,7 +5,7 @@ Rows are counted from 1, a header line not counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -48,12 +48,20 @@ class Cells:
         names: the columns that the caller sends, in the sent order; None for the model's own order.
         label: a sent column that holds the labels.
         max_cells: how many cells are too many.
+        check: called before each piece; raises to stop.
 
     Raises:
         BadTable: a column is unknown, missing or named twice.
     """
 
-    def __init__(self, layout: Layout, names: Sequence[str] | None, label: str | None, max_cells: int) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        names: Sequence[str] | None,
+        label: str | None,
+        max_cells: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._features = list(chain.from_iterable(layout))
         self._widths = [len(block) for block in layout]
         own = [feature.name for feature in self._features]
@@ -62,6 +70,7 @@ class Cells:
         place = {name: i for i, name in enumerate(self.names)}
         self._places = [place[name] for name in own]
         self._max_cells = max_cells
+        self._check = check
         self._uniform = self._features[0].dtype if len({f.dtype for f in self._features}) == 1 else None
         self._in_order = self._places == list(range(len(self.names)))
         self.has_text = any(feature.dtype not in _FLOATS for feature in self._features)
@@ -76,6 +85,7 @@ class Cells:
             BadTable: a row is too short or long, or a value does not fit its column.
             InputTooLarge: there are more cells than allowed.
         """
+        self._check()
         width = len(self.names)
         for number, row in enumerate(rows) if set(map(len, rows)) != {width} else ():
             if len(row) != width:

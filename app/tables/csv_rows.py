@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import orjson
 
@@ -14,7 +14,9 @@ from app.tables.cells import Cells, Decoded, Layout
 _CHUNK = 1 << 19
 
 
-def read_csv(body: bytes, layout: Layout, label: str | None, max_cells: int) -> Decoded:
+def read_csv(
+    body: bytes, layout: Layout, label: str | None, max_cells: int, check: Callable[[], None] = lambda: None
+) -> Decoded:
     """A CSV body in UTF-8, with or without a byte order mark.
 
     Raises:
@@ -28,7 +30,7 @@ def read_csv(body: bytes, layout: Layout, label: str | None, max_cells: int) -> 
     names, start = _header(body, start)
     if len(names) == 1 and ";" in names[0]:
         raise BadTable("The CSV header has semicolons; separate the columns with commas.")
-    cells = Cells(layout, names, label, max_cells)
+    cells = Cells(layout, names, label, max_cells, check)
     quoted = body.find(b'"', start) >= 0
     for chunk in [body[start:]] if quoted else _lines(body, start):
         numbers = None if quoted or cells.has_text else _numbers(chunk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -19,7 +19,9 @@ _END = {b"[": re.compile(rb"\]\s*\]"), b"{": re.compile(rb"\}\s*\]")}
 _BETWEEN = {b"[": re.compile(rb"\]\s*,\s*\["), b"{": re.compile(rb"\}\s*,\s*\{")}
 
 
-def read_json(body: bytes, layout: Layout, label: str | None, max_cells: int) -> Decoded:
+def read_json(
+    body: bytes, layout: Layout, label: str | None, max_cells: int, check: Callable[[], None] = lambda: None
+) -> Decoded:
     """A JSON body: `rows` as lists or objects, `columns`, `labels`, and options.
 
     Raises:
@@ -53,11 +55,16 @@ def read_json(body: bytes, layout: Layout, label: str | None, max_cells: int) ->
     if label is not None and not isinstance(label, str):
         raise BadTable("label must be the name of a column.")
     chunks = _chunks(body, *where) if where is not None else iter([rows])
-    return _collect(chunks, layout, columns, label, max_cells).finish(labels, options)
+    return _collect(chunks, layout, columns, label, max_cells, check).finish(labels, options)
 
 
 def _collect(
-    chunks: Iterator[list[Any]], layout: Layout, columns: list[str] | None, label: str | None, max_cells: int
+    chunks: Iterator[list[Any]],
+    layout: Layout,
+    columns: list[str] | None,
+    label: str | None,
+    max_cells: int,
+    check: Callable[[], None],
 ) -> Cells:
     cells: Cells | None = None
     for rows in chunks:
@@ -67,7 +74,7 @@ def _collect(
         if cells is None:
             if columns is None and objects:
                 columns = list(rows[0])
-            cells = Cells(layout, columns, label, max_cells)
+            cells = Cells(layout, columns, label, max_cells, check)
         kind = dict if objects else list
         if set(map(type, rows)) != {kind}:
             number = next(i for i, row in enumerate(rows) if type(row) is not kind)
@@ -75,7 +82,7 @@ def _collect(
                 f"Row {cells.n_rows + number + 1} must be {'an object' if objects else 'a list'} like row 1."
             )
         cells.add(_ordered(rows, cells) if objects else rows)
-    return Cells(layout, columns, label, max_cells) if cells is None else cells
+    return Cells(layout, columns, label, max_cells, check) if cells is None else cells
 
 
 def _ordered(rows: list[dict[str, Any]], cells: Cells) -> Sequence[Sequence[Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from app.errors import UnsupportedMediaType
 from app.tables.arrow_rows import read_arrow
 from app.tables.cells import Decoded, Layout
@@ -24,7 +26,15 @@ _FIRST_BYTES = {
 }
 
 
-def read(body: bytes, media_type: str, layout: Layout, *, label: str | None = None, max_cells: int) -> Decoded:
+def read(
+    body: bytes,
+    media_type: str,
+    layout: Layout,
+    *,
+    label: str | None = None,
+    max_cells: int,
+    check: Callable[[], None] = lambda: None,
+) -> Decoded:
     """The rows of a body in the model's own types.
 
     Args:
@@ -33,6 +43,7 @@ def read(body: bytes, media_type: str, layout: Layout, *, label: str | None = No
         layout: the model's inputs.
         label: the column that holds the labels, where one does.
         max_cells: rows times columns allowed.
+        check: called again and again while reading; raises to stop.
 
     Raises:
         UnsupportedMediaType: no reader reads it.
@@ -43,9 +54,9 @@ def read(body: bytes, media_type: str, layout: Layout, *, label: str | None = No
     if media_type in _UNSAID:
         media_type = next((kind for first, kind in _FIRST_BYTES.items() if body.startswith(first)), "text/csv")
     if media_type == "application/json":
-        return read_json(body, layout, label, max_cells)
+        return read_json(body, layout, label, max_cells, check)
     if media_type == "text/csv":
-        return read_csv(body, layout, label, max_cells)
+        return read_csv(body, layout, label, max_cells, check)
     if media_type in ARROW_TYPES:
-        return read_arrow(body, media_type, layout, label, max_cells)
+        return read_arrow(body, media_type, layout, label, max_cells, check)
     raise UnsupportedMediaType(f"A table comes as {', '.join(MEDIA_TYPES[:-1])} or {MEDIA_TYPES[-1]}.")
