@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 FACTS = {"app", "app.errors", "app.cards", "app.methods", "app.options", "app.pricing"}
 
 # What the modules may import that run in a worker, where native libraries may crash.
-WORKER_SIDE = {"app.engine", "app.logs", "app.model", "app.explainers", "app.images", "app.tables", "app.strict_json", "app.logs"}
+WORKER_SIDE = {"app.engine", "app.logs", "app.model", "app.explainers", "app.images", "app.tables", "app.strict_json"}
 
 # Module or package -> what it may import of ours besides the facts and itself; the longest prefix counts.
 ARROWS: dict[str, set[str]] = {

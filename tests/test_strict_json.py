@@ -1,15 +1,20 @@
 """JSON as RFC 8259 and nothing more."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-import json
 
 from app.errors import MalformedInput
 from app.strict_json import loads
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )
