@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 workers=settings.workers,
                 queue=settings.queue,
                 grace_s=settings.grace,
-                worker=WorkerLimits(settings.threads, settings.worker_memory * MEBIBYTE),
+                worker=WorkerLimits(settings.threads, settings.worker_memory * MEBIBYTE, json_logs=settings.json_logs),
             )
         )
         registry = Registry(settings.models, pool, Store(settings.store_folder), settings.probe_timeout)

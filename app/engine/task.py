@@ -21,12 +21,14 @@ class WorkerLimits:
         memory_bytes: address space (RLIMIT_AS); 0 for no limit.
         models: how many loaded models a worker keeps.
         probe: load and measure one model, optimisation off first, then exit; for files not trusted yet.
+        json_logs: whether its log lines are JSON.
     """
 
     threads: int = 1
     memory_bytes: int = 0
     models: int = 32
     probe: bool = False
+    json_logs: bool = False
 
 
 @dataclass(frozen=True)

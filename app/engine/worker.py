@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app import logs
 from app.engine.explain_picture import explain_picture, explainer_model, predict_picture
 from app.engine.explain_table import explain_table, predict_table
 from app.engine.frames import Frame, receive, send
@@ -161,8 +162,9 @@ def _die_first() -> None:
 
 def main() -> None:
     """Run a worker: the socket's file descriptor and the limits come as arguments."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     limits = WorkerLimits(**json.loads(sys.argv[2]))
+    logs.configure("warning", json=limits.json_logs)
+    logging.captureWarnings(capture=True)
     if limits.memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
