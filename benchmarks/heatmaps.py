@@ -36,7 +36,6 @@ PEERS = (
     "torch input gradient",
     "Captum saliency",
 )
-TARGET = 3
 
 
 def picture() -> Any:
@@ -64,14 +63,16 @@ def our_contestant(task: str, file: Path, threads: int) -> Callable[[], Any]:
     model = load(file, name="bench", cancellation=Cancellation(), threads=threads)
     assert isinstance(model, ImageModel)
 
+    target = int(model.predict(x).argmax())
+
     def grad_cam() -> Any:
         run = model.at_layer(x)
-        return cam.grad_cam(run.activations, run.gradient([TARGET])[0])
+        return cam.grad_cam(run.activations, run.gradient([target])[0])
 
     tasks = {
         "predict": lambda: model.predict(x),
         "Grad-CAM": grad_cam,
-        "input gradient": lambda: model.input_gradient(x, [TARGET]).gradient,
+        "input gradient": lambda: model.input_gradient(x, [target]).gradient,
     }
     return tasks[task]
 
@@ -110,6 +111,8 @@ def peer_contestant(task: str, name: str, threads: int) -> Callable[[], Any]:
     torch.set_num_threads(threads)
     model = torch_model(name)
     x = torch.from_numpy(picture())
+    with torch.inference_mode():
+        target = int(model(x).argmax())
     if task == "torch forward":
 
         def forward() -> Any:
@@ -121,13 +124,13 @@ def peer_contestant(task: str, name: str, threads: int) -> Callable[[], Any]:
 
         def gradient() -> Any:
             inputs = x.clone().requires_grad_(True)
-            return torch.autograd.grad(model(inputs)[0, TARGET], inputs)[0].numpy()
+            return torch.autograd.grad(model(inputs)[0, target], inputs)[0].numpy()
 
         return gradient
     if task == "Captum saliency":
         from captum.attr import Saliency
 
-        return lambda: Saliency(model).attribute(x.clone().requires_grad_(True), target=TARGET, abs=False).numpy()
+        return lambda: Saliency(model).attribute(x.clone().requires_grad_(True), target=target, abs=False).numpy()
     layer = target_layer(name, model)
     if task == "Captum Grad-CAM":
         from captum.attr import LayerGradCam
@@ -135,7 +138,7 @@ def peer_contestant(task: str, name: str, threads: int) -> Callable[[], Any]:
         if name.startswith("vit"):
             raise NotImplementedError("no reshaping of tokens")
         method = LayerGradCam(model, layer)
-        return lambda: method.attribute(x, target=TARGET, relu_attributions=True).detach().numpy()[0, 0]
+        return lambda: method.attribute(x, target=target, relu_attributions=True).detach().numpy()[0, 0]
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -147,14 +150,14 @@ def peer_contestant(task: str, name: str, threads: int) -> Callable[[], Any]:
 
     def grad_cam() -> Any:
         kept.clear()
-        cam(x, [ClassifierOutputTarget(TARGET)])
+        cam(x, [ClassifierOutputTarget(target)])
         return kept["map"][0].clip(0)
 
     return grad_cam
 
 
 def contestant(task: str, name: str, file: Path, threads: int, answer: Path) -> None:
-    """Child process: do the work once for each line on stdin, answer with seconds; at the end with peak memory."""
+    """Child process: do the work once for each line on stdin, answer with seconds; at the end with its memory."""
     import resource
 
     import numpy as np
@@ -171,7 +174,10 @@ def contestant(task: str, name: str, file: Path, threads: int, answer: Path) -> 
         began = time.perf_counter()
         work()
         print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
-    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
+    pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
+    resident = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"resident_mb": resident, "peak_mb": peak}), flush=True)
 
 
 def export(name: str, file: Path) -> None:
@@ -209,7 +215,7 @@ class Contestant:
             text=True,
         )
         self.seconds: list[float] = []
-        self.peak_mb = 0.0
+        self.resident_mb = self.peak_mb = 0.0
         self.error = self._read().get("error", "")
 
     def once(self) -> None:
@@ -224,7 +230,8 @@ class Contestant:
         assert self._process.stdin is not None
         self._process.stdin.close()
         if not self.error:
-            self.peak_mb = self._read()["peak_mb"]
+            memory = self._read()
+            self.resident_mb, self.peak_mb = memory["resident_mb"], memory["peak_mb"]
         self._process.wait()
 
     def _read(self) -> dict[str, Any]:
@@ -269,13 +276,15 @@ def compete(name: str, folder: Path, rounds: int, threads: int, python: str) -> 
     rows = []
     for c in contestants:
         if c.error:
-            rows.append(f"| {name} | {c.task} | not done: {c.error} | | | |")
+            rows.append(f"| {name} | {c.task} | not done: {c.error} | | | | |")
             continue
         ratio = statistics.median(mine / base for mine, base in zip(c.seconds, bare, strict=True))
         agreement = difference(c.task, compared[c.task]) if c.task in compared else ""
         milliseconds = statistics.median(c.seconds) * 1e3
         whose = c.task if c in contestants[len(OURS) :] or c.task == "bare forward" else f"**onnxplain {c.task}**"
-        rows.append(f"| {name} | {whose} | {milliseconds:.1f} | {ratio:.2f} | {c.peak_mb:.0f} | {agreement} |")
+        rows.append(
+            f"| {name} | {whose} | {milliseconds:.1f} | {ratio:.2f} | {c.resident_mb:.0f} | {c.peak_mb:.0f} | {agreement} |"
+        )
         print(rows[-1], flush=True)
     return rows
 
@@ -326,12 +335,12 @@ def report(rows: list[str], given: argparse.Namespace) -> str:
 `python benchmarks/heatmaps.py --rounds {given.rounds} --threads {given.threads}`: one picture of 224 x 224, the same weights for all,
 every contestant in a process of its own and asked in turn; {os.cpu_count()} cores, {given.threads} thread each. {versions}.
 
-*Ratio*: to the bare ONNX Runtime forward run of the same file, median over the rounds of the ratio within a round. *Peak*: greatest resident
-size of the process, loading included. *Difference*: relative L2 distance of our map to pytorch-grad-cam's, of our input gradient to torch's,
-of our scores to the bare run's. The layer is what this service finds by itself; the peers are told it, and how to read its tokens.
+*Ratio*: to the bare ONNX Runtime forward run of the same file, median over the rounds of the ratio within a round. *Resident*: memory of
+the process after the work; *peak*: its greatest size, loading included. *Difference*: relative L2 distance of our map to pytorch-grad-cam's, of our input gradient to torch's,
+of our scores to the bare run's. The class is the top one, the layer what this service finds by itself; the peers are told it, and how to read its tokens.
 
-| model | contestant | median ms | ratio | peak MB | difference |
-| --- | --- | ---: | ---: | ---: | ---: |
+| model | contestant | median ms | ratio | resident MB | peak MB | difference |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |
 {table}
 """
 

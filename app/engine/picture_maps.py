@@ -14,7 +14,7 @@ from app.errors import InputRefusedByModel, MethodNotApplicable, TooExpensive
 from app.explainers import attribution, cam
 from app.methods import METHODS
 from app.model import ImageModel
-from app.model.image import LayerRun
+from app.model.layer_run import LayerRun
 from app.options import (
     ActivationOptions,
     IntegratedGradientsOptions,

@@ -124,6 +124,11 @@ class Graph:
         return assemble(self.model, nodes, inputs, outputs, weights, self.types)
 
 
+def weights_of(model: ModelProto) -> dict[str, TensorProto]:
+    """The initialisers of a model by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
 def trim(model: ModelProto, outputs: Sequence[ValueInfoProto]) -> ModelProto:
     """Make these the outputs, in place, and drop the nodes that none of them needs."""
     needed = Graph(model).needed_for(value.name for value in outputs)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,57 +20,17 @@ from app.cards import Layer, ModelCard
 from app.errors import LayerNotFound, MethodNotApplicable, UnsupportedOperator
 from app.model.biases import biases_of
 from app.model.explainer_file import FORMULAS, PICTURE, TARGET, explainer_file
-from app.model.graph import trim
+from app.model.graph import trim, weights_of
 from app.model.inspection import PictureGraph
-from app.model.layers import Candidate, SpatialLayers
-from app.model.scores import FLOATS
+from app.model.layer_run import COTANGENT, LayerGradient, LayerRun, LayerSessions, one_hot, tail_sessions
+from app.model.layers import SpatialLayers
 from app.model.session import Cancellation, Session, release_memory
-from app.model.tails import TARGETS, cut_head, cut_tail, pick_rows, repeated
+from app.model.tails import cut_head, cut_tail
 
 Floats = NDArray[np.float32]
-Source = Literal["exact", "finite-difference", "none"]
 
-COTANGENT = "cotangent"
 _KEPT_LAYERS = 2  # sessions of layers other than the default one
-_TAIL_BATCH = 32
 _SMALL = 4 << 20  # bytes of a model that may be in memory twice
-_STEP = 1e-2  # of a finite difference, in standard deviations of the activations
-
-
-def weights_of(model: ModelProto) -> dict[str, TensorProto]:
-    """The initialisers of a model by name."""
-    return {tensor.name: tensor for tensor in model.graph.initializer}
-
-
-def seeds(session: Session, targets: Sequence[int], count: int) -> dict[str, Any]:
-    """What tells a gradient session which of `count` scores to differentiate, one a picture."""
-    if TARGETS in session.inputs:
-        return {TARGETS: np.array(targets, np.int64), COTANGENT: np.ones(len(targets), np.float32)}
-    return {COTANGENT: one_hot(targets, count)}
-
-
-def one_hot(targets: Sequence[int], count: int) -> Floats:
-    """f32[t, k]: the cotangent that asks for the gradient of one score a row."""
-    rows = np.zeros((len(targets), count), np.float32)
-    rows[np.arange(len(targets)), list(targets)] = 1
-    return rows
-
-
-@dataclass(frozen=True)
-class LayerGradient:
-    """What the model did at a layer.
-
-    Attributes:
-        scores: f32[k], before softmax.
-        activations: f32[c, u, v].
-        gradient: f32[t, c, u, v], of each target's score. From finite differences it is each channel's mean, everywhere.
-        source: where the gradient comes from.
-    """
-
-    scores: Floats
-    activations: Floats
-    gradient: Floats
-    source: Source
 
 
 @dataclass(frozen=True)
@@ -91,135 +50,6 @@ class BiasGradients:
     gradient: Floats
     biases: list[Floats]
     gradients: list[Floats]
-
-
-@dataclass(frozen=True)
-class LayerSessions:
-    """The sessions around a layer: `head` makes it and what crosses beside it, `tail` makes scores of these.
-
-    `head` is None where the main session shows the layer, `gradient` where an operator behind the layer has no rule; `tail`
-    is made when it is needed. `straight_through`: the gradient passes rounding with slope one. `rounded`: there is no rule, and
-    whole numbers lie between layer and score, on which a small step has no effect.
-    """
-
-    candidate: Candidate
-    crossing: tuple[str, ...]
-    gradient: Session | None = None
-    gradient_name: str = ""
-    head: Session | None = None
-    tail: Session | None = None
-    straight_through: bool = False
-    rounded: bool = False
-
-    @property
-    def source(self) -> Source:
-        """Where the gradient comes from."""
-        return "exact" if self.gradient is not None else "none" if self.rounded else "finite-difference"
-
-
-def tail_sessions(
-    picture: PictureGraph,
-    candidate: Candidate,
-    weights: Mapping[str, TensorProto],
-    cancellation: Cancellation,
-    threads: int,
-) -> LayerSessions:
-    """The sessions behind a layer: its gradient, or where a rule is missing, the tail alone for finite differences."""
-    part = cut_tail(picture, candidate.name)
-    model = part.model(weights)
-    try:
-        found = differentiate(model, pick_rows(model, picture.score) or picture.score, [candidate.name], COTANGENT)
-    except UnsupportedOperator:
-        tail = Session(part.model(weights), cancellation, threads)
-        between = picture.graph.between(candidate.name, picture.score)
-        rounded = any(picture.graph.element_type(name) not in FLOATS for name in between)
-        return LayerSessions(candidate, part.crossing, tail=tail, rounded=rounded)
-    name = found.gradients[candidate.name]
-    # Without the scores among its outputs, a linear head is not run forward again.
-    model = trim(found.model, [value for value in found.model.graph.output if value.name == name])
-    session = Session(model, cancellation, threads)
-    return LayerSessions(candidate, part.crossing, session, name, straight_through=found.straight_through)
-
-
-class LayerRun:
-    """One picture run up to a layer, and what can be asked there without running the head again.
-
-    Attributes:
-        scores: f32[k] of the unchanged picture.
-        activations: f32[c, u, v].
-    """
-
-    def __init__(
-        self, model: ImageModel, sessions: LayerSessions, tensors: Mapping[str, Floats], scores: Floats
-    ) -> None:
-        self._model = model
-        self._sessions = sessions
-        self._tensors = tensors
-        self._layout = sessions.candidate.layout
-        self.scores = scores
-        self.activations: Floats = np.ascontiguousarray(self._layout.to_maps(tensors[sessions.candidate.name])[0])
-
-    @property
-    def source(self) -> Source:
-        """Where `gradient` comes from."""
-        return self._sessions.source
-
-    def gradient(self, targets: Sequence[int]) -> Floats:
-        """f32[t, c, u, v]: the gradient of each target's score with respect to the activations, all in one run.
-
-        Raises:
-            MethodNotApplicable: an operator behind the layer has no rule, and rounding makes differences meaningless.
-        """
-        session = self._sessions.gradient
-        if self._sessions.rounded:
-            raise MethodNotApplicable(
-                "Behind this layer the model computes with whole numbers by operators that have no gradient rule; use "
-                "ablationcam or scorecam, or export the model with QuantizeLinear and DequantizeLinear (QDQ)."
-            )
-        if session is None:
-            return self._mean_gradient(targets)
-        parts = []
-        for group in [list(targets)] if self._model.batched else [[target] for target in targets]:
-            feeds = self._feeds(len(group)) | seeds(session, group, len(self.scores))
-            parts.append(self._layout.to_maps(session.run(feeds, [self._sessions.gradient_name])[0]))
-        return np.ascontiguousarray(np.concatenate(parts))
-
-    def tail(self, maps: Floats) -> Floats:
-        """f32[m, k]: the scores if the layer's activations were `maps` f32[m, c, u, v]."""
-        session = self._model.tail_session(self._sessions)
-        own = self._tensors[self._sessions.candidate.name]
-        step = _TAIL_BATCH if self._model.batched else 1
-        parts = []
-        for start in range(0, len(maps), step):
-            group = maps[start : start + step]
-            feeds = self._feeds(len(group)) | {self._sessions.candidate.name: self._layout.from_maps(group, own)}
-            parts.append(session.run({name: feeds[name] for name in session.inputs})[0])
-        return np.concatenate(parts)
-
-    def _feeds(self, times: int) -> dict[str, Floats]:
-        types = self._model.types
-        return {name: repeated(tensor, types[name], times) for name, tensor in self._tensors.items()}
-
-    def _mean_gradient(self, targets: Sequence[int]) -> Floats:
-        """Each channel's mean gradient by central differences of the tail: two runs a channel, not two an activation.
-
-        A step on a whole channel is a directional derivative, `d/de Y(A + e 1_c) = sum_uv G_c`, and Grad-CAM asks for no more.
-        """
-        activations = self.activations
-        c, u, v = activations.shape
-        step = np.float32(_STEP * float(activations.std()) or _STEP)
-        slopes = np.empty((c, len(targets)), np.float32)
-        channels = max(1, _TAIL_BATCH // 2)
-        for start in range(0, c, channels):
-            chosen = range(start, min(start + channels, c))
-            moved = np.repeat(activations[None], 2 * len(chosen), axis=0)
-            for row, channel in enumerate(chosen):
-                moved[2 * row, channel] += step
-                moved[2 * row + 1, channel] -= step
-            scores = self.tail(moved)[:, list(targets)]
-            slopes[start : start + len(chosen)] = (scores[::2] - scores[1::2]) / (2 * step)
-        mean = slopes.T / np.float32(u * v)
-        return np.ascontiguousarray(np.broadcast_to(mean[:, :, None, None], (len(targets), c, u, v)))
 
 
 class ImageModel:
@@ -242,7 +72,7 @@ class ImageModel:
     ) -> None:
         self.card = card
         self.batched = picture.batched
-        self.types = picture.graph.types
+        self._types = picture.graph.types
         self.cancellation = cancellation
         self._picture = picture
         self._finder = finder
@@ -251,6 +81,7 @@ class ImageModel:
         self._read = read
         self._threads = threads
         self._layers: OrderedDict[str, LayerSessions] = OrderedDict()
+        self._tails: OrderedDict[str, Session] = OrderedDict()
         self._at_once: dict[str, Session | None] = {}
         self._small = size <= _SMALL
         self._input_gradient: tuple[Session, str] | None = None
@@ -285,11 +116,11 @@ class ImageModel:
         feeds = {self._picture.source: self._laid_out(x)}
         if sessions.head is None:
             scores, *tensors = self._main.run(feeds, [self._picture.score, *names])
-            return LayerRun(self, sessions, dict(zip(names, tensors, strict=True)), scores[0])
+            return self._run(sessions, dict(zip(names, tensors, strict=True)), scores[0])
         found = dict(zip(names, sessions.head.run(feeds, names), strict=True))
-        behind = self.tail_session(sessions)
+        behind = self._tail_session(sessions)
         scores = behind.run({name: found[name] for name in behind.inputs})[0]
-        return LayerRun(self, sessions, found, scores[0])
+        return self._run(sessions, found, scores[0])
 
     def explained(self, x: Floats, method: str, target: int | None) -> tuple[Floats, Floats] | None:
         """Scores f32[k] and the map f32[u, v] of one picture at the default layer, in a single run of a single session.
@@ -376,17 +207,22 @@ class ImageModel:
         listed = next((layer for layer in self.card.layers if layer.name == candidate.name), None)
         return listed or Layer(candidate.name, candidate.shape, candidate.operator)
 
-    def tail_session(self, sessions: LayerSessions) -> Session:
+    def _run(self, sessions: LayerSessions, tensors: Mapping[str, Floats], scores: Floats) -> LayerRun:
+        return LayerRun(
+            sessions, tensors, scores, self._types, lambda: self._tail_session(sessions), batched=self.batched
+        )
+
+    def _tail_session(self, sessions: LayerSessions) -> Session:
         """A session from the layer to the scores, without gradient."""
         if sessions.tail is not None:
             return sessions.tail
-        part = cut_tail(self._picture, sessions.candidate.name)
-        tail = Session(part.model(self._weights()), self.cancellation, self._threads)
-        if sessions is self._default:
-            self._default = replace(sessions, tail=tail)
-        else:
-            self._layers[sessions.candidate.name] = replace(sessions, tail=tail)
-        return tail
+        name = sessions.candidate.name
+        if name not in self._tails:
+            while len(self._tails) > _KEPT_LAYERS:
+                self._tails.popitem(last=False)
+            part = cut_tail(self._picture, name)
+            self._tails[name] = Session(part.model(self._weights()), self.cancellation, self._threads)
+        return self._tails[name]
 
     def _weights(self) -> Mapping[str, TensorProto]:
         """The weights, read from the file again: between requests only the sessions hold them."""

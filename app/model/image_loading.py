@@ -16,9 +16,10 @@ from app.autodiff.backward import QUANTISING
 from app.cards import GradientFact, Layer, ModelCard
 from app.errors import InputRefusedByModel, ModelRefused
 from app.methods import METHODS
-from app.model.graph import Graph, assemble, trim
-from app.model.image import ImageModel, LayerSessions, Source, seeds, tail_sessions, weights_of
+from app.model.graph import Graph, assemble, trim, weights_of
+from app.model.image import ImageModel
 from app.model.inspection import PictureGraph, picture_graph, tensor_facts
+from app.model.layer_run import LayerSessions, Source, seeds, tail_sessions
 from app.model.layers import Candidate, SpatialLayers
 from app.model.manifest import Identity, Manifest
 from app.model.noise import Noise
