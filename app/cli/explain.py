@@ -67,6 +67,7 @@ def run_explanation(
         length=1000, label=chosen.title, file=sys.stderr, hidden=not sys.stderr.isatty()
     ) as progress:
         (answer,) = run([task], settings, lambda fraction: progress.update(round(fraction * 1000) - progress.pos))
+        progress.update(1000 - progress.pos)
     if isinstance(answer, ExplainError):
         raise answer
     if isinstance(answer, TableExplanation):
