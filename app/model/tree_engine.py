@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from app.explainers.permutation import Group, Rows
+from app.explainers.permutation import Rows
 from app.explainers.table import Table
 from app.explainers.tree_ensemble import TreeEnsemble, mean_depth
 from app.model.graph import Graph
@@ -23,6 +23,7 @@ from app.model.trees import OPERATORS, read_ensemble
 
 _NS_STEP = 5.0  # a (row, tree, repeat) triple at one level, and
 _NS_MOVED = 2.0  # what those that turn off add a level below it, both measured
+_TRIAL_ROWS = 2048
 _SILENT = frozenset({"Identity", "Cast"})
 
 
@@ -155,36 +156,41 @@ def columns_read(
 ) -> dict[int, tuple[int, ...]] | None:
     """For each feature of the table the columns of the trees that it alone determines; None where columns mix features.
 
-    Where something stands before the trees, each feature is permuted once and the columns that change are looked at:
-    each must be the old column in the new order of rows.
+    Where something stands before the trees, each feature is permuted in some rows and the columns that change are taken for
+    its own. Then all features are permuted at once, in all rows and each in its own order: every column must follow its
+    feature, and those of no feature must stay as they are.
     """
     n_features = table.n_features
     if trees.head is None:
         first = offsets[trees.source]
         width = feeds(table)[trees.source].shape[1]
         return {j: (j - first,) if first <= j < first + width else () for j in range(n_features)}
-    base = trees.seen(feeds(table))
-    order = np.random.default_rng(0).permutation(table.n_rows)
+    random = np.random.default_rng(0)
+    some = table.take(random.permutation(table.n_rows)[:_TRIAL_ROWS])
+    base, order = trees.seen(feeds(some)), random.permutation(some.n_rows)
     reads: dict[int, tuple[int, ...]] = {}
-    taken: set[int] = set()
     for j in range(n_features):
-        changed = trees.seen(feeds(with_values(table, (j,), order)))
-        columns = np.flatnonzero(
-            [not np.array_equal(a, b, equal_nan=True) for a, b in zip(changed.T, base.T, strict=True)]
-        )
-        if not np.array_equal(changed[:, columns], base[order][:, columns], equal_nan=True) or taken & set(
-            columns.tolist()
-        ):
-            return None
-        taken |= set(columns.tolist())
-        reads[j] = tuple(columns.tolist())
-    return reads
+        changed = trees.seen(feeds(_with_orders(some, {j: order})))
+        reads[j] = tuple(np.flatnonzero(~_equal_columns(changed, base)).tolist())
+    if len({column for columns in reads.values() for column in columns}) < sum(map(len, reads.values())):
+        return None
+    orders = {j: random.permutation(table.n_rows) for j in range(n_features)}
+    expected = trees.seen(feeds(table)).copy()
+    for j, columns in reads.items():
+        expected[:, columns] = expected[orders[j]][:, columns]
+    changed = trees.seen(feeds(_with_orders(table, orders)))
+    return reads if _equal_columns(changed, expected).all() else None
 
 
-def with_values(table: Table, features: Group, sources: Rows) -> Table:
-    """The table with the values of some features taken from other rows."""
-    blocks = [block.copy() for block in table.blocks]
-    changed = Table(tuple(blocks))
-    for feature in features:
-        changed.column(feature)[:] = table.column(feature)[sources]
+def _equal_columns(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Columns in which all values are equal, or missing in both."""
+    equal: NDArray[np.bool_] = ((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=0)
+    return equal
+
+
+def _with_orders(table: Table, orders: dict[int, Rows]) -> Table:
+    """The table with the values of some features in other orders of the rows."""
+    changed = Table(tuple(block.copy() for block in table.blocks))
+    for feature, order in orders.items():
+        changed.column(feature)[:] = table.column(feature)[order]
     return changed
