@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -102,19 +103,28 @@ def picture_maps(
         TooExpensive: the work costs more than the limit.
         LayerNotFound: the model has no such layer.
     """
-    price = cost_ms(method, options, model.card)
-    if max_cost_ms is not None and price > max_cost_ms:
-        raise TooExpensive(
-            f"{method} on this model would take about {price / 1e3:.1f} s, and at most {max_cost_ms / 1e3:.1f} s are allowed; "
-            "ask for fewer samples, steps or targets, a larger stride, or use a cheaper method such as gradcam."
-        )
+    _require_affordable(method, cost_ms(method, options, model.card), max_cost_ms)
     if isinstance(options, ActivationOptions):
-        return _at_layer(method, model, x, targets, options, report)
+        return _at_layer(method, model, x, targets, options, max_cost_ms, report)
     return _at_input(method, model, x, targets, options, report)
 
 
+def _require_affordable(method: str, price_ms: float, limit_ms: float | None) -> None:
+    if limit_ms is not None and price_ms > limit_ms:
+        raise TooExpensive(
+            f"{method} on this model would take about {price_ms / 1e3:.1f} s, and at most {limit_ms / 1e3:.1f} s are allowed; "
+            "ask for fewer samples, steps or targets, a larger stride or a later layer, or use a cheaper method such as gradcam."
+        )
+
+
 def _at_layer(
-    method: str, model: ImageModel, x: Floats, wanted: Targets, options: ActivationOptions, report: Report
+    method: str,
+    model: ImageModel,
+    x: Floats,
+    wanted: Targets,
+    options: ActivationOptions,
+    max_cost_ms: float | None,
+    report: Report,
 ) -> Pictured:
     plain = options.layer is None and not options.aug_smooth and not getattr(options, "eigen_smooth", False)
     if plain and len(wanted.wanted or range(wanted.best)) == 1:
@@ -130,6 +140,15 @@ def _at_layer(
             f"An operator behind this layer has no gradient rule, and {method} needs the gradient at every place; use gradcam, "
             "whose channel means are found by finite differences, or a later layer."
         )
+    runs_a_channel = 1 if method == "ablationcam" else 2 if needs_gradient and run.source == "finite-difference" else 0
+    if runs_a_channel and max_cost_ms is not None:
+        # What a run behind this very layer takes is known only now; the first one makes the session.
+        run.tail(run.activations[None])
+        began = time.perf_counter()
+        run.tail(run.activations[None])
+        pictures = 2 * len(_STRENGTHS) if options.aug_smooth else 1
+        price = (time.perf_counter() - began) * 1e3 * runs_a_channel * len(run.activations) * pictures
+        _require_affordable(method, price, max_cost_ms)
     if options.aug_smooth:
         maps = _augmented(method, model, x, targets, options, report)
     else:
@@ -200,16 +219,22 @@ def _at_input(
             baseline = _baseline(model, options.baseline)
             maps = [
                 attribution.integrated_gradients(
-                    x, gradient_of(target), baseline, options.steps, batch=batch, report=report
+                    x, gradient_of(target), baseline, options.steps, batch=batch, report=_part(report, i, len(targets))
                 )
-                for target in targets
+                for i, target in enumerate(targets)
             ]
         case SmoothGradOptions():
             maps = [
                 attribution.smooth_grad(
-                    x, gradient_of(target), options.samples, options.noise, options.seed, batch=batch, report=report
+                    x,
+                    gradient_of(target),
+                    options.samples,
+                    options.noise,
+                    options.seed,
+                    batch=batch,
+                    report=_part(report, i, len(targets)),
                 )
-                for target in targets
+                for i, target in enumerate(targets)
             ]
         case OcclusionOptions():
             window, stride = square((x.shape[2], x.shape[3]), options)
@@ -236,6 +261,11 @@ def _at_input(
                 for G in gradients
             ]
     return Pictured(scores, targets, maps, None, fact)
+
+
+def _part(report: Report, index: int, count: int) -> Report:
+    """Reports the progress of one of several equal parts."""
+    return lambda fraction: report((index + fraction) / count)
 
 
 def _batch(values: Floats) -> int:

@@ -119,6 +119,25 @@ def test_what_is_too_dear_is_refused_with_its_price(model: ImageModel) -> None:
         picture_maps("rise", model, VECTORS["x"], Targets((0,)), options, limit, lambda _: None)
 
 
+def test_what_turns_out_too_dear_behind_its_layer_is_refused(model: ImageModel) -> None:
+    """A run behind an early layer costs more than the estimate for the default layer says."""
+    options = METHODS["ablationcam"].options.model_validate({"layer": relu2(model)})
+    assert isinstance(options, PictureOptions)
+    limit = cost_ms("ablationcam", options, model.card)
+    with pytest.raises(TooExpensive, match="later layer"):
+        picture_maps("ablationcam", model, VECTORS["x"], Targets((0,)), options, limit, lambda _: None)
+
+
+def test_progress_goes_from_nothing_to_all(model: ImageModel) -> None:
+    """Over all targets together, never backwards."""
+    heard: list[float] = []
+    options = METHODS["smoothgrad"].options.model_validate({"samples": 80})
+    assert isinstance(options, PictureOptions)
+    picture_maps("smoothgrad", model, VECTORS["x"], Targets((0, 1)), options, None, heard.append)
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+
+
 @pytest.mark.parametrize("method", PICTURE_METHODS)
 def test_every_method_has_a_price(model: ImageModel, method: str) -> None:
     """Positive, and never below one run of the model."""
