@@ -31,6 +31,7 @@ class Emitter:
         self.constants: dict[str, TensorProto] = {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._taken = set(graph.producers) | set(graph.inputs) | set(graph.initializers)
+        self._reshaped: dict[str, tuple[str, str | None]] = {}
         self._count = 0
 
     def __getattr__(self, operator: str) -> Callable[..., str]:
@@ -80,16 +81,23 @@ class Emitter:
                 return name
 
     def reshape_like(self, value: str, like: str, of: str | None = None) -> str:
-        """The value in the shape of the forward tensor `like`; written down where at most one length is open.
+        """The value in the shape of the forward tensor `like`; reshapes of reshapes become one.
 
-        Where the value has the shape of another forward tensor `of` and shares its open first axis, that axis is copied by 0
-        instead of worked out by -1. So ONNX Runtime still knows both batches to be one, and keeps blocked layouts across both.
+        ONNX Runtime keeps blocked layouts across two tensors only where it knows their batches to be one. So an open first axis is
+        copied by 0 where the value, having the shape of the forward tensor `of`, has it too, and worked out by -1 elsewhere.
         """
+        value, of = self._reshaped.get(value, (value, of))
         shape, before, after = self.graph.shape(like), self.graph.extents(of or ""), self.graph.extents(like)
-        if shape is not None and shape.count(None) <= 1 and 0 not in shape:
+        if shape is None or shape.count(None) > 1 or 0 in shape:
+            result = self.Reshape(value, self.Shape(like))
+        else:
             shared = None not in (before, after) and shape[:1] == (None,) and (before or ())[:1] == (after or ())[:1]
-            return self.Reshape(value, np.array([d if d is not None else 0 if shared else -1 for d in shape], np.int64))
-        return self.Reshape(value, self.Shape(like))
+            result = self.Reshape(
+                value, np.array([0 if shared and n is None else -1 if n is None else n for n in shape], np.int64)
+            )
+        if of is not None:
+            self._reshaped[result] = (value, of)
+        return result
 
     def repeat(self, value: str, like: str, axes: list[int]) -> str:
         """The value, of length 1 along the axes, repeated along them to the length they have in a forward tensor."""

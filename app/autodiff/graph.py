@@ -153,6 +153,11 @@ class Graph:
             self.batch if extent == self._batches else length for extent, length in zip(extents, shape, strict=True)
         )
 
+    def counts_up(self, name: str) -> bool:
+        """Whether the tensor holds 0, 1, 2, ... in order, at every batch size."""
+        found = [probe.values.get(name) for probe in self._probes]
+        return all(v is not None and np.array_equal(v.ravel(), np.arange(v.size)) for v in found)
+
     def constant(self, name: str) -> Array | None:
         """The tensor's content where it does not depend on the graph's inputs, worked out if need be."""
         if name in self.initializers:

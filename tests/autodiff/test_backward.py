@@ -250,6 +250,35 @@ def test_shape_arithmetic_of_exporters_is_seen_through() -> None:
     np.testing.assert_array_equal(answer[result.gradients["x"]], np.full_like(x, 2))
 
 
+def test_a_view_written_as_a_gather_is_a_reshape() -> None:
+    """PyTorch exports a view as flatten, gather 0, 1, 2, ... for the batch at hand, reshape: no scatter is needed to undo it."""
+    constants = {
+        "flat": np.array([-1]),
+        "two": np.array(2),
+        "nought": np.array(0),
+        "one": np.array(1),
+        "last": np.array([1]),
+        "ones": np.arange(2),
+    }
+    nodes = [
+        node("Reshape", ["x", "flat"], ["r"]),
+        node("Shape", ["x"], ["n"], start=0, end=1),
+        node("Squeeze", ["n"], ["n0"]),
+        node("Range", ["nought", "n0", "one"], ["rows"]),
+        node("Mul", ["rows", "two"], ["starts"]),
+        node("Unsqueeze", ["starts", "last"], ["column"]),
+        node("Add", ["column", "ones"], ["places"]),
+        node("Gather", ["r", "places"], ["view"]),
+        node("Exp", ["view"], ["y"]),
+    ]
+    model = graphs.model(nodes, [floats("x", "N", 2, 1)], [floats("y", "N", 2)], constants)
+    result = differentiate(model, "y", ["x"])
+    assert {n.op_type for n in result.model.graph.node}.isdisjoint({"ScatterND", "ScatterElements"})
+    x = np.arange(6, dtype=np.float32).reshape(3, 2, 1)
+    answer = values(result.model, {"x": x, "cotangent": np.ones((3, 2), np.float32)})
+    np.testing.assert_allclose(answer[result.gradients["x"]], np.exp(x), rtol=1e-6)
+
+
 def test_quantisation_is_passed_straight_through_and_said_so() -> None:
     """y = dequantised(quantised(x)) * 3: slope 3 within the range and at its last step, 0 beyond; the result is marked."""
     constants = {"s": np.array(0.1, np.float32), "z": np.array(0, np.int8), "w": np.array(3, np.float32)}
