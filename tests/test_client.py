@@ -102,6 +102,14 @@ def test_a_missing_value_is_missing_however_it_is_written(client: Client) -> Non
     assert ranking(rows.fillna(0)) != expected
 
 
+def test_predictions_that_are_no_numbers_are_refused_not_measured(client: Client) -> None:
+    """This network takes a missing value and answers NaN; a score of that would be none."""
+    rows, labels = _rows()
+    rows.loc[2, "bmi"] = np.nan
+    with pytest.raises(ServiceError, match="no finite number for 1 rows, the first of them row 3"):
+        client.explain_table("diabetes", rows, labels)
+
+
 def test_what_is_no_cell_is_not_sent(client: Client) -> None:
     with pytest.raises(TypeError, match="object"):
         client.explain_table("diabetes", [[object()]])

@@ -96,6 +96,7 @@ def explain_table(
     sample = table if drawn is None else table.take(drawn)
     evaluator = model.evaluator(sample, len(groups))
     _check_price(task.limits, options, model, evaluator, sample.n_rows, groups)
+    _refuse_no_number(evaluator.baseline().values, drawn)
     measures = _measures(options.metrics, model, labels, weights, drawn, evaluator)
     features = [group.features for group in groups]
     if exact:
@@ -220,6 +221,17 @@ def _measures(
         rows = weights if weights is None or drawn is None else weights[drawn]
         measures.append(Measure(prediction_change(task), Truth(base, len(model.classes), rows)))
     return measures
+
+
+def _refuse_no_number(predicted: NDArray[np.floating[Any]], drawn: Rows | None) -> None:
+    """A metric of predictions that are no numbers is none either."""
+    wrong = np.flatnonzero(~np.isfinite(predicted).all(axis=1))
+    if wrong.size:
+        row = (wrong[0] if drawn is None else drawn[wrong[0]]) + 1
+        raise BadTable(
+            f"The model answers with no finite number for {wrong.size} rows, the first of them row {row}, so its quality cannot be "
+            "measured. Where values are missing, fill them in or leave the rows out."
+        )
 
 
 def _check_price(
