@@ -103,7 +103,10 @@ def explainer_file(
         size = picture.spec.size
     else:
         assert candidate is not None
-        maps, slopes = (_as_maps(op, name, candidate.layout, candidate.channels) for name in (explained, gradient))
+        names = [explained, gradient]
+        if picture.graph.element_type(candidate.name) != TensorProto.FLOAT:
+            names = [op.Cast(name, to=TensorProto.FLOAT) for name in names]
+        maps, slopes = (_as_maps(op, name, candidate.layout, candidate.channels) for name in names)
         heatmap = FORMULAS[method](op, maps, slopes)
         size = candidate.layout.grid
     op.nodes.append(helper.make_node("Identity", [heatmap], [HEATMAP], HEATMAP))

@@ -139,7 +139,8 @@ class LayerRun:
         self._tensors = tensors
         self._layout = sessions.candidate.layout
         self.scores = scores
-        self.activations: Floats = np.ascontiguousarray(self._layout.to_maps(tensors[sessions.candidate.name])[0])
+        maps = self._layout.to_maps(tensors[sessions.candidate.name])[0]
+        self.activations: Floats = np.ascontiguousarray(maps, np.float32)  # a model may compute in half precision
 
     @property
     def source(self) -> Source:
@@ -164,7 +165,7 @@ class LayerRun:
         for group in [list(targets)] if self._batched else [[target] for target in targets]:
             feeds = self._feeds(len(group)) | seeds(session, group, len(self.scores))
             parts.append(self._layout.to_maps(session.run(feeds, [self._sessions.gradient_name])[0]))
-        return np.ascontiguousarray(np.concatenate(parts))
+        return np.ascontiguousarray(np.concatenate(parts), np.float32)
 
     def tail(self, maps: Floats) -> Floats:
         """f32[m, k]: the scores if the layer's activations were `maps` f32[m, c, u, v]."""
@@ -174,7 +175,8 @@ class LayerRun:
         parts = []
         for start in range(0, len(maps), step):
             group = maps[start : start + step]
-            feeds = self._feeds(len(group)) | {self._sessions.candidate.name: self._layout.from_maps(group, own)}
+            changed = self._layout.from_maps(group.astype(own.dtype, copy=False), own)
+            feeds = self._feeds(len(group)) | {self._sessions.candidate.name: changed}
             parts.append(session.run({name: feeds[name] for name in session.inputs})[0])
         return np.concatenate(parts)
 

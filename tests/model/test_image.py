@@ -403,3 +403,27 @@ def test_a_cancelled_model_stops_and_serves_again_after_a_reset(loaded: Callable
         model.predict(X)
     cancellation.reset()
     assert model.predict(X).shape == (1, 5)
+
+
+def test_half_precision_is_fed_with_float32(loaded: Callable[..., ImageModel]) -> None:
+    """Casts are put before and behind the graph; maps and gradients come back as float32, like those of the plain model."""
+    proto = tiny_cnn()
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    model, plain = loaded(proto), loaded(tiny_cnn())
+    assert model.predict(X).dtype == np.float32
+    assert np.allclose(model.predict(X), plain.predict(X), atol=1e-2)
+    found, expected = (m.layer_gradient(X, "features", [2, 0]) for m in (model, plain))
+    assert found.gradient.dtype == found.activations.dtype == np.float32
+    assert np.allclose(found.gradient, expected.gradient, atol=1e-3)
+    assert np.allclose(found.activations, expected.activations, atol=1e-2)
+    assert np.allclose(model.input_gradient(X, [1]).gradient, plain.input_gradient(X, [1]).gradient, atol=1e-2)
+    run = model.at_layer(X, "c1")
+    assert np.allclose(run.tail(run.activations[None]), plain.predict(X), atol=1e-2)
+    for ours, theirs in zip(
+        model.explained(X, "gradcam", 2) or (), plain.explained(X, "gradcam", 2) or (), strict=True
+    ):
+        assert ours.dtype == np.float32
+        assert np.allclose(ours, theirs, atol=1e-2)
