@@ -47,6 +47,7 @@ class TabularModel:
     def __init__(
         self,
         model: ModelProto,
+        session: Session,
         card: ModelCard,
         inputs: tuple[TableInput, ...],
         answer: Answer,
@@ -63,11 +64,10 @@ class TabularModel:
         self._inputs = inputs
         self._answer = answer
         self._folder = folder
-        self._model = model
+        self._model: ModelProto | None = model
         self._cancellation = cancellation
         self._threads = threads
-        # One thread a session: then a row's prediction depends on that row alone, not on how many others there are.
-        self._session = Session(model, cancellation, 1)
+        self._session = session
         self._outputs = [*answer.scores, *([answer.label] if answer.label else [])]
         self._fixed_rows = next((i.rows for i in inputs if i.rows is not None), None)
         self._unconnected = _unread(model, inputs)
@@ -177,9 +177,10 @@ class TabularModel:
 
     @cached_property
     def _trees(self) -> TreeModel | None:
-        if self._fixed_rows is not None:
+        model, self._model = self._model, None  # the graph is looked at once, and may be large
+        if self._fixed_rows is not None or model is None:
             return None
-        return cut_at_trees(self._model, self._answer.scores, self._answer.label, self._cancellation)
+        return cut_at_trees(model, self._answer.scores, self._answer.label, self._cancellation)
 
     @cached_property
     def _offsets(self) -> dict[str, int]:
@@ -249,6 +250,8 @@ def load_tabular(
         raise ModelRefused(f'task = "{manifest.task}" does not fit the outputs, which are those of a {answer.task}.')
     if manifest.tabular.evaluation_data is not None and folder is not None:
         _inside(folder, manifest.tabular.evaluation_data)
+    # One thread a session: then a row's prediction depends on that row alone, not on how many others there are.
+    session = Session(model, cancellation, 1)
     card = ModelCard(
         name=identity.name,
         version=identity.version,
@@ -268,16 +271,18 @@ def load_tabular(
         explainers=("permutation-importance",),
         samples=_samples(folder),
         warnings=answer.warnings,
-        forward_ms=_forward_ms(model, inputs, answer, cancellation),
+        forward_ms=_forward_ms(session, known_categories(model), inputs, answer),
     )
-    return TabularModel(model, card, inputs, answer, folder, cancellation, threads)
+    return TabularModel(model, session, card, inputs, answer, folder, cancellation, threads)
 
 
-def _forward_ms(model: ModelProto, inputs: tuple[TableInput, ...], answer: Answer, cancellation: Cancellation) -> float:
+def _forward_ms(
+    session: Session, categories: frozenset[str] | None, inputs: tuple[TableInput, ...], answer: Answer
+) -> float:
     """Milliseconds a row on one thread, the best of three runs on made-up rows; 0 where the model refuses those."""
     rows = next((i.rows for i in inputs if i.rows is not None), _TRIAL_ROWS)
     noise = Noise()
-    texts = sorted(known_categories(model) or {""})
+    texts = sorted(categories or {""})
     feeds = {}
     for table_input in inputs:
         dtype = table_input.features[0].dtype
@@ -288,7 +293,6 @@ def _forward_ms(model: ModelProto, inputs: tuple[TableInput, ...], answer: Answe
         else:
             block = noise.standard(shape).astype(np.bool_ if dtype == "bool" else dtype)
         feeds[table_input.name] = block[:, 0] if table_input.flat else block
-    session = Session(model, cancellation, 1)
     best = np.inf
     try:
         for _ in range(3):

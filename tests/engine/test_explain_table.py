@@ -131,9 +131,9 @@ def test_rows_can_be_drawn_and_the_baseline_is_that_of_the_drawn_rows(cancer: Ta
 
 
 def test_a_budget_of_time_is_kept_and_said(cancer: TabularModel) -> None:
-    document = explain(cancer, n_repeats=5000, max_seconds=0.2)
+    document = explain(cancer, n_repeats=10_000, max_seconds=1.0)
     entries = document["importances"]["accuracy"]
-    assert 1 <= min(len(entry["values"]) for entry in entries) < 5000
+    assert 1 <= min(len(entry["values"]) for entry in entries) < 10_000
     assert any("max_seconds ended the work early" in warning for warning in document["warnings"])
 
 
