@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto
 
 from app.autodiff import differentiate
 from app.cards import Layer, ModelCard
-from app.errors import LayerNotFound, MethodNotApplicable, UnsupportedOperator
+from app.errors import LayerNotFound, MethodNotApplicable, ModelRefused, UnsupportedOperator
 from app.model.biases import biases_of
 from app.model.explainer_file import FORMULAS, PICTURE, TARGET, explainer_file
 from app.model.graph import trim, weights_of
@@ -231,9 +231,9 @@ class ImageModel:
     def _session_at_once(self, method: str) -> Session | None:
         try:
             model = ModelProto.FromString(self.explainer_file(method))
-        except MethodNotApplicable:  # an operator that only this runtime has
+            return Session(model, self.cancellation, self._threads)
+        except (MethodNotApplicable, ModelRefused):  # an operator that only this runtime has, or not even that
             return None
-        return Session(model, self.cancellation, self._threads)
 
     def _runs(self, x: Floats) -> list[Floats]:
         return [x] if self.batched or len(x) == 1 else [x[i : i + 1] for i in range(len(x))]
