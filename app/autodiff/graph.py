@@ -341,7 +341,7 @@ def run_node(node: NodeProto, feeds: dict[str, Any], opset: dict[str, int]) -> S
     if node.op_type == "Constant" and node.attribute[0].name in _CONSTANTS:
         return [_CONSTANTS[node.attribute[0].name](node.attribute[0])]
     try:
-        if node.op_type in _DIRECT:
+        if node.op_type in _DIRECT and not node.domain and opset.get("", 0) >= 13:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             return [_DIRECT[node.op_type](attributes, *(feeds[name] for name in node.input))]
         from onnx.reference import ReferenceEvaluator  # 12 MB, which most graphs never need

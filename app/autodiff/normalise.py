@@ -26,15 +26,13 @@ def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if model.functions:
         model = inliner.inline_local_functions(model)
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), DIALECT)
-    if version < DIALECT:
-        model = _upgrade(model, version)
     while any(node.op_type == "If" for node in model.graph.node):
         resolved = _resolve_branches(model)
         if resolved is model:
             break
         model = resolved
-    return model
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), DIALECT)
+    return model if version >= DIALECT else _upgrade(model, version)
 
 
 def expand(graph: Graph, operators: Iterable[str]) -> onnx.ModelProto:
@@ -91,9 +89,8 @@ def _upgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
             f"The model cannot be brought from opset {version} to {DIALECT} ({error}). Export it again with opset {DIALECT} or newer."
         ) from error
     for node in upgraded.graph.node:
-        if (
-            node.op_type == "Resize" and node.output[0] in simple
-        ):  # until opset 10 there was but one way, and the converter forgets it
+        # until opset 10 there was but one way to resize, and the converter forgets to say which
+        if node.op_type == "Resize" and node.output[0] in simple:
             kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
             del node.attribute[:]
             node.attribute.extend(kept)

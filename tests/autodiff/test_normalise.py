@@ -186,6 +186,25 @@ def test_of_a_fixed_condition_the_branch_taken_is_differentiated(condition: bool
     )
 
 
+def test_branches_of_an_older_opset_are_chosen_before_the_upgrade() -> None:
+    """The older exporter writes `squeeze` as If(the length is 1) then Squeeze else the tensor itself; the converter leaves branches alone."""
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+    squeeze = helper.make_graph([node("Squeeze", ["r"], ["out"], axes=[1])], "then", [], [out])
+    keep = helper.make_graph([node("Identity", ["r"], ["out"])], "else", [], [out])
+    constants = {"index": np.array(1), "one": np.array(1)}
+    nodes = [
+        node("Exp", ["x"], ["r"]),
+        node("Shape", ["r"], ["shape"]),
+        node("Gather", ["shape", "index"], ["length"]),
+        node("Equal", ["length", "one"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=squeeze, else_branch=keep),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 3])
+    model = graphs.model(nodes, [x], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])], constants, 11)
+    computed, measured = gradient_and_slope(model, (2, 1, 3))
+    assert computed == pytest.approx(measured, rel=2e-2)
+
+
 def test_a_condition_that_depends_on_the_input_is_refused() -> None:
     with pytest.raises(UnsupportedOperator, match="Operator If"):
         differentiate(branching(None), "y", ["x"])
