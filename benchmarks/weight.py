@@ -46,8 +46,11 @@ def size_mb(folder: Path) -> float:
     return sum(file.lstat().st_blocks * 512 for file in folder.rglob("*")) / 1e6
 
 
-def start(environment: Path, port: int) -> tuple[subprocess.Popen[bytes], float]:
-    """A service with one worker, and the seconds until it was ready."""
+def start(environment: Path, port: int) -> tuple[subprocess.Popen[bytes], float, float]:
+    """A service with one worker, the seconds until it was ready, and how many of them it was computing.
+
+    The second figure hardly depends on what else the machine does.
+    """
     settings = {"ONNXPLAIN_WORKERS": "1", "ONNXPLAIN_PORT": str(port), "ONNXPLAIN_MODELS": str(ROOT / "models")}
     began = time.perf_counter()
     process = subprocess.Popen(
@@ -59,10 +62,22 @@ def start(environment: Path, port: int) -> tuple[subprocess.Popen[bytes], float]
     while time.perf_counter() - began < 60:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1).close()
-            return process, time.perf_counter() - began
+            took = time.perf_counter() - began
+            return process, took, sum(map(processor_s, [process.pid, *children(process.pid)]))
         except OSError:
             time.sleep(0.01)
     raise SystemExit("the service did not become ready within 60 s")
+
+
+def children(process: int) -> list[int]:
+    """Process IDs of the workers."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def processor_s(process: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(process: int) -> tuple[float, float]:
@@ -90,21 +105,22 @@ def main() -> None:
             install(environment)
         site = next(environment.glob("lib/python*/site-packages"))
         wheels = sorted(folder.name.partition("-")[0] for folder in site.glob("*.dist-info"))
-        seconds = []
+        seconds, computing = [], []
         for _ in range(STARTS + 1):  # the first start reads everything from disk
-            process, took = start(environment, free_port())
+            process, took, computed = start(environment, free_port())
             seconds.append(took)
+            computing.append(computed)
             if len(seconds) <= STARTS:
                 process.send_signal(signal.SIGTERM)
                 process.wait()
         time.sleep(IDLE_S)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        web, worker = resident_mb(process.pid), [resident_mb(int(child)) for child in children]
+        web, worker = resident_mb(process.pid), [resident_mb(child) for child in children(process.pid)]
         process.send_signal(signal.SIGTERM)
         process.wait()
         print(f"| installed run-time environment, bytecode included | {size_mb(environment):.0f} MB |")
         print(f"| wheels beside onnxplain itself | {len(wheels) - 1} |")
         print(f"| start to ready with the demo models, median of {STARTS} | {statistics.median(seconds[1:]):.2f} s |")
+        print(f"| processor time until then, both processes | {statistics.median(computing[1:]):.2f} s |")
         print(f"| resident at rest, web process | {web[0]:.0f} MB |")
         print(f"| resident at rest, {len(worker)} worker with four models | {sum(rss for rss, _ in worker):.0f} MB |")
         print(f"| both together | {web[0] + sum(rss for rss, _ in worker):.0f} MB |")
