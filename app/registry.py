@@ -23,7 +23,6 @@ log = logging.getLogger("onnxplain.registry")
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _INSPECT_TIMEOUT_S = 120.0
-_KEEP_RETIRED_S = 60.0  # a request that has just looked up a version may still be sending its body
 
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -44,11 +43,19 @@ class Registry:
     with one assignment. Until that moment, and for ever if it fails, the old version answers.
     """
 
-    def __init__(self, folder: Path, pool: Pool, store: Store | None = None, probe_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pool: Pool,
+        store: Store | None = None,
+        probe_s: float = 10.0,
+        keep_s: float = 60.0,  # a request that has just looked up a version may still be sending its body
+    ) -> None:
         self._folder = folder
         self._pool = pool
         self._store = store or Store(folder / ".store")
         self._probe_s = probe_s
+        self._keep_s = keep_s
         self._models: dict[str, Registered] = {}
         self._changing: set[str] = set()
         self._retired: list[tuple[ModelRef, float]] = []
@@ -128,20 +135,20 @@ class Registry:
         now = time.monotonic()
         self._retired += [(model.ref, now) for model in before.values() if model.ref not in kept]
         if self._retired:
-            asyncio.get_running_loop().call_later(_KEEP_RETIRED_S + 1, self._clear_retired)
+            asyncio.get_running_loop().call_later(self._keep_s + 1, self._clear_retired)
         self._clear_retired()
 
     def _clear_retired(self) -> None:
-        """Delete versions that nobody can be using any more."""
-        kept, served = [], {model.ref for model in self._models.values()}
-        for ref, since in self._retired:
-            if ref in served:
-                continue
-            recent = time.monotonic() - since < _KEEP_RETIRED_S
-            if recent or self._pool.uses(ref) or ref.name in self._changing:
-                kept.append((ref, since))
-            else:
-                self._store.discard(ref.path)
+        """Delete versions that nobody can be using any more; the same files may have been registered again since."""
+        now = time.monotonic()
+        kept = [
+            (ref, since)
+            for ref, since in self._retired
+            if now - since < self._keep_s or self._pool.uses(ref) or ref.name in self._changing
+        ]
+        needed = {ref.path for ref, _ in kept} | {model.ref.path for model in self._models.values()}
+        for path in {ref.path for ref, _ in self._retired} - needed:
+            self._store.discard(path)
         self._retired = kept
 
     # ---- changing -------------------------------------------------------------------------------------------------

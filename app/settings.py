@@ -37,7 +37,7 @@ class Settings(BaseModel):
     worker_memory: Annotated[int, Field(ge=0, description="Address space of one worker, in MiB; 0 for no limit.")] = (
         8192
     )
-    queue: Annotated[int, Field(ge=0, le=100_000, description="Requests that may wait for a worker.")] = 16
+    queue: Annotated[int, Field(ge=0, le=10_000, description="Requests that may wait, for each worker.")] = 4
     timeout: Annotated[float, Field(gt=0, le=86_400, description="Seconds one request may take.")] = 60.0
     max_timeout: Annotated[
         float, Field(gt=0, le=86_400, description="Most seconds that X-Request-Timeout may ask for.")
