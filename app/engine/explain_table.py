@@ -110,7 +110,7 @@ def explain_table(
             baselines = {measure.metric.name: measure.score(everything.baseline()) for measure in whole}
         found = importance(evaluator, measures, features, shuffles, plan, baselines=baselines, progress=progress)
     names = [group.name for group in groups]
-    doubts = find_doubts(sample, features, Shuffles(sample.n_rows, options.seed).take(_LOOKED_AT))
+    doubts = find_doubts(sample, features, Shuffles(sample.n_rows, options.seed).take(_LOOKED_AT), model.check)
     document = {
         "baseline": {name: _unsigned(name, result.baseline, measures) for name, result in found.items()},
         "importances": {name: _entries(names, result, doubts, sample.n_rows) for name, result in found.items()},

@@ -50,7 +50,7 @@ def table_warnings(
             "No labels came: importance is how far the predictions move (prediction_change), not how much worse they get."
         )
     wanted = sorted({feature for group in groups for feature in group.features})
-    constant = [names[j] for j in wanted if table.n_rows > 1 and len(table.codes([j])[1]) == 1]
+    constant = [names[j] for j in wanted if table.n_rows > 1 and _is_constant(table.column(j))]
     if constant:
         warnings.append(f"Constant in these rows, so of importance 0 whatever the model does: {_listed(constant)}.")
     missing = [names[j] for j in wanted if _all_missing(table.column(j))]
@@ -101,6 +101,11 @@ def _unknown_texts(model: TabularModel, table: Table) -> str:
             ]
     shown = ", ".join(f"'{value[:40]}' (row {row + 1}, column '{name}')" for row, name, value in sorted(found)[:5])
     return shown if len(found) <= 5 else f"{shown} and {len(found) - 5} more"
+
+
+def _is_constant(column: Any) -> bool:
+    first = column[:1]
+    return bool(np.all((column == first) | ((column != column) & (first != first))))  # noqa: PLR0124  # NaN differs from itself
 
 
 def _all_missing(column: Any) -> bool:

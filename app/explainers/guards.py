@@ -6,7 +6,7 @@ it (Hooker, Mentch and Zhou 2021, arXiv:1905.03151).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,9 @@ class Doubts:
     off_support: NDArray[np.float64]
 
 
-def find_doubts(table: Table, groups: Sequence[Group], sources: Rows) -> Doubts:
+def find_doubts(
+    table: Table, groups: Sequence[Group], sources: Rows, check: Callable[[], None] = lambda: None
+) -> Doubts:
     """Look for correlated columns (absolute Spearman correlation of at least 0.9) and for unsupported permuted rows.
 
     Support is judged in the plane of a column and the one it is most correlated with, cut into cells of equal shares of
@@ -56,7 +58,7 @@ def find_doubts(table: Table, groups: Sequence[Group], sources: Rows) -> Doubts:
     rho = np.abs(centred @ centred.T / np.maximum(np.outer(norm, norm), 1e-300))
     np.fill_diagonal(rho, 0)
     found, strongest = _components(rho, columns)
-    return Doubts(found, strongest, _off_support(table, groups, sources, columns, rho))
+    return Doubts(found, strongest, _off_support(table, groups, sources, columns, rho, check))
 
 
 def _ranks(values: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -89,7 +91,12 @@ def _components(rho: NDArray[np.float64], columns: list[int]) -> tuple[tuple[Gro
 
 
 def _off_support(
-    table: Table, groups: Sequence[Group], sources: Rows, columns: list[int], rho: NDArray[np.float64]
+    table: Table,
+    groups: Sequence[Group],
+    sources: Rows,
+    columns: list[int],
+    rho: NDArray[np.float64],
+    check: Callable[[], None],
 ) -> NDArray[np.float64]:
     n = table.n_rows
     bins = int(np.clip(np.sqrt(n / _PER_CELL), 2, _BINS))
@@ -103,6 +110,7 @@ def _off_support(
 
     shares = np.full(len(groups), np.nan)
     for g, group in enumerate(groups):
+        check()
         if len(group) == 1 and group[0] in place:
             own, other = cell(group[0]), cell(columns[int(np.argmax(rho[place[group[0]]]))])
             occupied = np.zeros(bins * bins, dtype=np.bool_)

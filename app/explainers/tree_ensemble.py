@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -92,11 +92,12 @@ class TreeEnsemble:
             left[tree.feature[~tree.is_leaf & tree.missing_left]] = True
         return left
 
-    def codes(self, columns: NDArray[np.float32]) -> Codes | None:
+    def codes(self, columns: NDArray[np.float32], check: Callable[[], None] = lambda: None) -> Codes | None:
         """What the trees can tell of each value: how many thresholds of its column lie below it.
 
         Args:
             columns: float32[n, columns of the input].
+            check: called before each column; raises to stop.
 
         Returns:
             uint8 or uint16[c, n]; None where there are too many thresholds for that.
@@ -106,6 +107,7 @@ class TreeEnsemble:
             return None
         codes = np.empty((len(self.origin), len(columns)), np.uint8 if most < np.iinfo(np.uint8).max else np.uint16)
         for j, thresholds in enumerate(self.thresholds):
+            check()
             column = np.ascontiguousarray(columns[:, self.origin[j]])
             codes[j] = np.searchsorted(thresholds, column, side="left")
             codes[j, np.isnan(column)] = 0 if self.missing_left[j] else len(thresholds)

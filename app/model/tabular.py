@@ -143,7 +143,7 @@ class TabularModel:
         if trees is None or not trees.is_faster(n_groups or len(self.features), self.card.forward_ms):
             return black_box
         reads = columns_read(trees, table, self._feeds, self._offsets)
-        codes = None if reads is None else trees.ensemble.codes(trees.seen(self._feeds(table)))
+        codes = None if reads is None else trees.ensemble.codes(trees.seen(self._feeds(table)), self.check)
         if reads is None or codes is None:
             return black_box
 
