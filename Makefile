@@ -20,6 +20,18 @@ test: $(DEVELOPMENT) check  ## the same set-up, then every check and the whole t
 soak: $(DEVELOPMENT)  ## the long runs: overload, memory, crashes, swaps, drains, slow clients, fuzzing
 	$(BIN)/python -m tests.soak
 
+bench: .venv-bench/.installed  ## side by side with the peers, in an environment of their own; writes benchmarks/RESULTS.md
+	.venv-bench/bin/python benchmarks/heatmaps.py
+	.venv-bench/bin/python benchmarks/permutation.py
+
+parity: .venv-bench/.installed  ## exact gradients of exported architectures against references: make parity FOLDERS='...'
+	.venv-bench/bin/python benchmarks/architectures.py $(FOLDERS)
+
+.venv-bench/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
 check: $(DEVELOPMENT)  ## lint, format, types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
