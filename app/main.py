@@ -43,7 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         pool = Pool(
             PoolLimits(
                 workers=settings.workers,
-                queue=settings.queue * settings.workers,
+                queue=settings.waiting,
                 grace_s=settings.grace,
                 worker=WorkerLimits(settings.threads, settings.worker_memory * MEBIBYTE, json_logs=settings.json_logs),
             )

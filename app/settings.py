@@ -37,7 +37,10 @@ class Settings(BaseModel):
     worker_memory: Annotated[int, Field(ge=0, description="Address space of one worker, in MiB; 0 for no limit.")] = (
         8192
     )
-    queue: Annotated[int, Field(ge=0, le=10_000, description="Requests that may wait, for each worker.")] = 4
+    queue: Annotated[
+        int | None,
+        Field(ge=0, le=100_000, description="Requests that may wait for a worker. Default: 10, and 2 for each worker."),
+    ] = None
     timeout: Annotated[float, Field(gt=0, le=86_400, description="Seconds one request may take.")] = 60.0
     max_timeout: Annotated[
         float, Field(gt=0, le=86_400, description="Most seconds that X-Request-Timeout may ask for.")
@@ -120,6 +123,15 @@ class Settings(BaseModel):
         if self.timeout > self.max_timeout:
             raise ValueError("ONNXPLAIN_TIMEOUT must not be above ONNXPLAIN_MAX_TIMEOUT")
         return self
+
+    @property
+    def waiting(self) -> int:
+        """Requests that may wait for a worker.
+
+        By default so many that the slowest answer under any overload takes at most twice as long as the slowest one at
+        80 % load: the more workers share a queue, the shorter it is at that load, and the fewer may wait for each.
+        """
+        return 10 + 2 * self.workers if self.queue is None else self.queue
 
     @property
     def key_digests(self) -> tuple[bytes, ...]:

@@ -70,7 +70,7 @@ def limits_of(settings: Settings) -> Limits:
         workers=settings.workers,
         threads_per_worker=settings.threads,
         worker_memory_mib=settings.worker_memory,
-        queue=settings.queue * settings.workers,
+        queue=settings.waiting,
         timeout_s=settings.timeout,
         max_timeout_s=settings.max_timeout,
         grace_s=settings.grace,
