@@ -138,8 +138,8 @@ class TabularModel:
             table: the unpermuted rows.
             n_groups: how many copies there will be for each repeat; default: one for each column.
         """
-        black_box = self.black_box(table)
         trees = self._trees
+        black_box = self.black_box(table, self.unread)
         if trees is None or not trees.is_faster(n_groups or len(self.features), self.card.forward_ms):
             return black_box
         reads = columns_read(trees, table, self._feeds, self._offsets)
@@ -198,14 +198,14 @@ class TabularModel:
         """How many times cheaper than predicting every row an evaluator is, at least."""
         return 1.0 if isinstance(evaluator, BlackBox) else 2.0
 
-    def black_box(self, table: Table) -> BlackBox:
-        """The way that fits every model: the runtime predicts every row."""
+    def black_box(self, table: Table, unread: frozenset[int] | None = None) -> BlackBox:
+        """The way that fits every model: the runtime predicts every row, but for columns known to be unread."""
         return BlackBox(
             self.predict,
             table,
             run_rows=self.run_rows,
             threads=self._threads,
-            unread=self.unread,
+            unread=self._unconnected if unread is None else unread,
             check=self.check,
         )
 

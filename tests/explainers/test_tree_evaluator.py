@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,23 @@ def test_a_cancelled_walk_stops_between_trees() -> None:
     sources = Shuffles(160, 0).take(3)
     with pytest.raises(Cancelled):
         list(evaluator.permuted([Job((0,), sources)]))
+
+
+def test_a_walk_under_way_ends_soon_after_it_is_cancelled() -> None:
+    model, cancellation = opened("forest-deep", 2)
+    rows = Table((np.tile(DATA["X"], (200, 1)),))
+    evaluator = model.evaluator(rows)
+    sources = Shuffles(rows.n_rows, 0).take(50)
+    cancelled_at = []
+
+    def cancel() -> None:
+        cancelled_at.append(time.perf_counter())
+        cancellation.cancel()
+
+    threading.Timer(0.1, cancel).start()
+    with pytest.raises(Cancelled):
+        list(evaluator.permuted([Job((j,), sources) for j in range(6)]))
+    assert time.perf_counter() - cancelled_at[0] < 1  # a hundredth of that on a free machine
 
 
 def test_columns_that_no_tree_tests_are_unread() -> None:
