@@ -1,6 +1,7 @@
 """Heatmaps beside the peers: time, memory and agreement on the same weights, the contestants taking turns.
 
-    python benchmarks/heatmaps.py [--models resnet50 ...] [--rounds 15] [--threads 1] [--peer-python PYTHON]
+    python benchmarks/heatmaps.py [--models resnet50 ...] [--rounds 15] [--threads 1] [--clock wall|cpu]
+        [--peer-python PYTHON]
 
 Exports torchvision architectures with fixed random weights, then asks every contestant in turn, round after round, each in a
 process of its own: the bare ONNX Runtime forward run of the file, this service's worker code, pytorch-grad-cam, Captum and torch
@@ -156,7 +157,7 @@ def peer_contestant(task: str, name: str, threads: int) -> Callable[[], Any]:
     return grad_cam
 
 
-def contestant(task: str, name: str, file: Path, threads: int, answer: Path) -> None:
+def contestant(task: str, name: str, file: Path, threads: int, answer: Path, clock: str) -> None:
     """Child process: do the work once for each line on stdin, answer with seconds; at the end with its memory."""
     import resource
 
@@ -170,10 +171,11 @@ def contestant(task: str, name: str, file: Path, threads: int, answer: Path) -> 
         print(json.dumps({"error": f"{type(error).__name__}: {error}"[:200]}), flush=True)
         return
     print(json.dumps({"ready": True}), flush=True)
+    now = time.process_time if clock == "cpu" else time.perf_counter
     for _ in sys.stdin:
-        began = time.perf_counter()
+        began = now()
         work()
-        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+        print(json.dumps({"seconds": now() - began}), flush=True)
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0
     resident = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -201,10 +203,10 @@ def export(name: str, file: Path) -> None:
 class Contestant:
     """A process that does one task when asked."""
 
-    def __init__(self, task: str, name: str, file: Path, threads: int, python: str) -> None:
+    def __init__(self, task: str, name: str, file: Path, threads: int, python: str, clock: str) -> None:
         self.task = task
         self.answer = file.parent / f"{task.replace(' ', '-')}.npy"
-        arguments = ["contestant", task, name, str(file), str(threads), str(self.answer)]
+        arguments = ["contestant", task, name, str(file), str(threads), str(self.answer), clock]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [python, __file__, *arguments],
@@ -243,7 +245,7 @@ class Contestant:
         return {"error": "the process ended"}
 
 
-def compete(name: str, folder: Path, rounds: int, threads: int, python: str) -> list[str]:
+def compete(name: str, folder: Path, rounds: int, threads: int, python: str, clock: str) -> list[str]:
     """The rows of one model's table."""
     import numpy as np
 
@@ -251,8 +253,8 @@ def compete(name: str, folder: Path, rounds: int, threads: int, python: str) -> 
     subprocess.run(
         [python, __file__, "export", name, str(file)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    contestants = [Contestant(task, name, file, threads, sys.executable) for task in OURS]
-    contestants += [Contestant(task, name, file, threads, python) for task in PEERS]
+    contestants = [Contestant(task, name, file, threads, sys.executable, clock) for task in OURS]
+    contestants += [Contestant(task, name, file, threads, python, clock) for task in PEERS]
     able = [c for c in contestants if not c.error]
     for _ in range(rounds):
         for c in able:
@@ -307,21 +309,24 @@ def main() -> None:
         export(sys.argv[2], Path(sys.argv[3]))
         return
     if len(sys.argv) > 1 and sys.argv[1] == "contestant":
-        contestant(sys.argv[2], sys.argv[3], Path(sys.argv[4]), int(sys.argv[5]), Path(sys.argv[6]))
+        contestant(sys.argv[2], sys.argv[3], Path(sys.argv[4]), int(sys.argv[5]), Path(sys.argv[6]), sys.argv[7])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peer-python", default=sys.executable)
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: the process's own time, on a busy machine"
+    )
     parser.add_argument("--print-only", action="store_true", help="do not write RESULTS.md")
     given = parser.parse_args()
     rows = []
     for name in given.models:
         with tempfile.TemporaryDirectory() as folder:
-            rows += compete(name, Path(folder), given.rounds, given.threads, given.peer_python)
-    if not given.print_only:
-        write_section("heatmaps", report(rows, given))
+            rows += compete(name, Path(folder), given.rounds, given.threads, given.peer_python, given.clock)
+        if not given.print_only:
+            write_section("heatmaps", report(rows, given))
 
 
 def report(rows: list[str], given: argparse.Namespace) -> str:
@@ -332,8 +337,10 @@ def report(rows: list[str], given: argparse.Namespace) -> str:
     return f"""
 ## Heatmaps
 
-`python benchmarks/heatmaps.py --rounds {given.rounds} --threads {given.threads}`: one picture of 224 x 224, the same weights for all,
-every contestant in a process of its own and asked in turn; {os.cpu_count()} cores, {given.threads} thread each. {versions}.
+`python benchmarks/heatmaps.py --rounds {given.rounds} --threads {given.threads} --clock {given.clock}`: one picture of 224 x 224, the same weights for all,
+every contestant in a process of its own and asked in turn; {os.cpu_count()} cores, {given.threads} thread each.
+{"Times are those that the process itself used, on a machine that had other work." if given.clock == "cpu" else "Times are those of a clock on the wall."}
+{versions}.
 
 *Ratio*: to the bare ONNX Runtime forward run of the same file, median over the rounds of the ratio within a round. *Resident*: memory of
 the process after the work; *peak*: its greatest size, loading included. *Difference*: relative L2 distance of our map to pytorch-grad-cam's, of our input gradient to torch's,
