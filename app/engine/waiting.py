@@ -13,6 +13,8 @@ from app.engine.process import WorkerProcess
 from app.errors import Busy, DeadlineExceeded
 
 _GUESS_S = 0.05  # what a task of a kind that has not run yet is taken to cost
+_HARMLESS_S = 0.05  # a wait that nobody notices is no reason to refuse, however many wait
+_CROWD = 8  # but not more than so many times the line's length
 
 
 class Costs:
@@ -41,7 +43,7 @@ class WaitingLine:
     """Tasks that wait for a worker.
 
     Args:
-        most: so many may wait.
+        most: so many may wait; more only while the wait is too short to matter.
         workers: how many workers there are to be.
         counts: `refused` and `deadline` are counted here.
         give_back: takes a worker that was handed over in the very moment of giving up.
@@ -107,7 +109,8 @@ class WaitingLine:
 
     def _refuse_hopeless(self, expected_s: float, deadline: float, timeout_s: float) -> None:
         retry_after = max(1, round(expected_s))
-        if len(self._waiters) >= self._most:
+        crowded = len(self._waiters) >= self._most and expected_s > _HARMLESS_S
+        if crowded or len(self._waiters) >= _CROWD * self._most:
             self._counts["refused"] += 1
             raise Busy(
                 f"All {self._workers} workers are at work and {len(self._waiters)} requests wait. "

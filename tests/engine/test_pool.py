@@ -193,6 +193,17 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(models: dict[st
     with_pool(scenario, queue=2)
 
 
+def test_a_crowd_of_small_tasks_is_let_in_while_it_need_not_wait_long(models: dict[str, ModelRef]) -> None:
+    async def scenario(pool: Pool) -> None:
+        for _ in range(30):  # now the pool knows that this costs next to nothing
+            await answer(pool, models["counter"], 1)
+        assert await asyncio.gather(*(answer(pool, models["counter"], 1) for _ in range(6))) == [1] * 6
+        with pytest.raises(Busy):
+            await asyncio.gather(*(answer(pool, models["counter"], 1) for _ in range(40)))
+
+    with_pool(scenario, queue=2)
+
+
 def test_a_task_that_the_queue_would_keep_beyond_its_deadline_is_refused_at_once(models: dict[str, ModelRef]) -> None:
     async def scenario(pool: Pool) -> None:
         for _ in range(10):  # now the pool knows what this model costs
