@@ -49,9 +49,9 @@ def first_component(contributions: Floats) -> Floats:
 
 def grad_cam(A: Floats, G: Floats, combine: Combine = summed) -> Floats:
     """Grad-CAM: `ReLU(sum_c mean_uv(G_c) A_c)`, Selvaraju et al. 2017 (arXiv:1610.02391), equations 1 and 2."""
-    weights = G.mean(axis=(1, 2))
+    weights = G.reshape(len(G), -1).mean(axis=1)
     if combine is summed:
-        return positive(np.tensordot(weights, A, axes=1))
+        return positive((weights @ A.reshape(len(A), -1)).reshape(A.shape[1:]))
     return combine(_spread(weights) * A)
 
 

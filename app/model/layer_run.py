@@ -165,7 +165,7 @@ class LayerRun:
         for group in [list(targets)] if self._batched else [[target] for target in targets]:
             feeds = self._feeds(len(group)) | seeds(session, group, len(self.scores))
             parts.append(self._layout.to_maps(session.run(feeds, [self._sessions.gradient_name])[0]))
-        return np.ascontiguousarray(np.concatenate(parts), np.float32)
+        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), np.float32)
 
     def tail(self, maps: Floats) -> Floats:
         """f32[m, k]: the scores if the layer's activations were `maps` f32[m, c, u, v]."""
