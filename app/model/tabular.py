@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from app.cards import Feature, ModelCard, TabularSpec
-from app.errors import InputTooLarge, ModelRefused
+from app.errors import InputRefusedByModel, InputTooLarge, ModelRefused
 from app.explainers.blackbox import BlackBox
 from app.explainers.metrics import Predicted
 from app.explainers.permutation import Evaluator, Group, Rows
@@ -87,7 +87,7 @@ class TabularModel:
 
         Raises:
             Cancelled: stopped from another thread.
-            RuntimeRefusedInput: the runtime failed on these values.
+            InputRefusedByModel: the runtime failed on these values.
         """
         if self._fixed_rows is None:
             return self._run(table)
@@ -160,7 +160,11 @@ class TabularModel:
         walker = TreeEvaluator(
             trees.ensemble, codes, reads, finish, predict, black_box, threads=self._threads, check=self.check
         )
-        return walker if walker.agrees() else black_box
+        black_box.baseline()  # what the runtime refuses of the rows themselves is the caller's to hear
+        try:
+            return walker if walker.agrees() else black_box
+        except InputRefusedByModel:
+            return black_box
 
     @cached_property
     def unread(self) -> frozenset[int]:
@@ -180,7 +184,10 @@ class TabularModel:
         model, self._model = self._model, None  # the graph is looked at once, and may be large
         if self._fixed_rows is not None or model is None:
             return None
-        return cut_at_trees(model, self._answer.scores, self._answer.label, self._cancellation)
+        try:
+            return cut_at_trees(model, self._answer.scores, self._answer.label, self._cancellation)
+        except (ModelRefused, KeyError, ValueError, IndexError):
+            return None  # an ensemble that only the runtime understands is left to it
 
     @cached_property
     def _offsets(self) -> dict[str, int]:

@@ -16,7 +16,11 @@ _LEFT_WHEN_TRUE = {b"BRANCH_LEQ": True, b"BRANCH_LT": True, b"BRANCH_GT": False,
 
 
 def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
-    """The ensemble of a node; None where it uses what is not supported: equality tests, doubles, MIN or MAX."""
+    """The ensemble of a node; None where it uses what is not supported: equality tests, doubles, MIN or MAX.
+
+    Raises:
+        KeyError, ValueError, IndexError: the lists of the node do not make trees.
+    """
     attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     classifier = node.op_type == "TreeEnsembleClassifier"
     prefix = "class" if classifier else "target"
@@ -119,6 +123,8 @@ def _trees(
     for t in range(len(ends) - 1):
         nodes = order[ends[t] : ends[t + 1]]
         children = np.concatenate((left[nodes][~is_leaf[nodes]], right[nodes][~is_leaf[nodes]]))
+        if len(np.unique(children)) != len(children):
+            raise ValueError("a node has two parents")  # no tree; a walk might never end
         (root,) = np.setdiff1d(nodes, children)
         nodes = np.concatenate(([root], nodes[nodes != root]))
         local[nodes] = np.arange(len(nodes))

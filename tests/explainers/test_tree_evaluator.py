@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from app.errors import Cancelled
+from app.explainers.blackbox import BlackBox
 from app.explainers.permutation import Job, Shuffles
 from app.explainers.table import Table
 from app.explainers.tree_evaluator import TreeEvaluator
@@ -149,3 +150,14 @@ def test_columns_that_no_tree_tests_are_unread() -> None:
     model, _ = opened("catboost")
     tested = {int(j) for tree in model._trees.ensemble.trees for j in tree.feature[~tree.is_leaf]}
     assert model.unread == frozenset(range(6)) - tested
+
+
+def test_lists_that_make_no_trees_are_left_to_the_runtime() -> None:
+    """The runtime loads a graph in which two nodes share a child; walking it is not tried."""
+    model, _ = opened("lightgbm-number")
+    assert model._model is not None
+    node = next(node for node in model._model.graph.node if node.op_type == "TreeEnsembleRegressor")
+    lists = {attribute.name: attribute.ints for attribute in node.attribute}
+    lists["nodes_falsenodeids"][0] = lists["nodes_truenodeids"][0]
+    assert model._trees is None
+    assert isinstance(model.evaluator(table("lightgbm-number")), BlackBox)
