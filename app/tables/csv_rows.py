@@ -67,13 +67,17 @@ def _numbers(chunk: bytes) -> list[list[float | None]] | None:
     """Lines of plain numbers, read as JSON after putting brackets round them; None where that is not what they are."""
     if b"[" in chunk or b"{" in chunk:
         return None
-    lines = chunk.replace(b"\r\n", b"\n").strip(b"\n")
-    if b"\n\n" in lines or not lines:
-        return None
-    rows = b"[[" + lines.replace(b"\n", b"],[") + b"]]"
-    for empty, null in ((b",,", b",null,"), (b",,", b",null,"), (b"[,", b"[null,"), (b",]", b",null]")):
-        if empty in rows:
+    lines = chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk
+    rows = b"[[" + lines.strip(b"\n").replace(b"\n", b"],[") + b"]]"
+    decoded = _decoded(rows)
+    if decoded is None:  # most often since cells are missing
+        for empty, null in ((b",,", b",null,"), (b",,", b",null,"), (b"[,", b"[null,"), (b",]", b",null]")):
             rows = rows.replace(empty, null)
+        decoded = _decoded(rows)
+    return decoded if decoded and all(decoded) else None  # empty lines are for the other way
+
+
+def _decoded(rows: bytes) -> list[list[float | None]] | None:
     try:
         decoded: list[list[float | None]] = orjson.loads(rows)
     except orjson.JSONDecodeError:
