@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from conftest import DEMO_MODELS, ROOT, running
+from tests.conftest import DEMO_MODELS, ROOT, running
 
 GENERATOR = "openapi-python-client==0.29.1"
 ENVIRONMENT = ROOT / ".venv-generated"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEMO_MODELS, ROOT
 
 from app.cards import GradientFact, Layer, ModelCard
 from app.cli.check import _facts, manifest
@@ -22,6 +21,7 @@ from app.engine.task import ExplainTask
 from app.errors import ModelNotFound
 from app.model.manifest import parse_manifest
 from app.settings import Settings
+from tests.conftest import DEMO_MODELS, ROOT
 
 STAR = DEMO_MODELS / "shapes" / "samples" / "star.jpg"
 

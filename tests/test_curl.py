@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEMO_MODELS
+
+from tests.conftest import DEMO_MODELS
 
 STAR = DEMO_MODELS / "shapes" / "samples" / "star.jpg"
 ROWS = DEMO_MODELS / "diabetes" / "samples" / "test.csv"

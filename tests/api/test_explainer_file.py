@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import DEMO_MODELS, Service
 from PIL import Image
+
+from tests.conftest import DEMO_MODELS, Service
 
 SAMPLE = DEMO_MODELS / "shapes" / "samples" / "heart-and-triangle.png"
 

@@ -10,8 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from graphs import model as graph
-from graphs import node, tiny_cnn
 from onnx import TensorProto, helper, numpy_helper
 
 from app.autodiff import RULES
@@ -19,6 +17,8 @@ from app.errors import Cancelled, LayerNotFound, MethodNotApplicable, ModelNotFo
 from app.explainers import cam
 from app.model import Cancellation, ImageModel, load
 from app.model.explainer_file import METHODS
+from tests.graphs import model as graph
+from tests.graphs import node, tiny_cnn
 
 RANDOM = np.random.default_rng(7)
 X = RANDOM.standard_normal((1, 3, 12, 12)).astype(np.float32)
