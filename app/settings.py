@@ -39,7 +39,7 @@ class Settings(BaseModel):
     )
     queue: Annotated[
         int | None,
-        Field(ge=0, le=100_000, description="Requests that may wait for a worker. Default: 10, and 2 for each worker."),
+        Field(ge=0, le=100_000, description="Requests that may wait for a worker. Default: 6, and 2 for each worker."),
     ] = None
     timeout: Annotated[float, Field(gt=0, le=86_400, description="Seconds one request may take.")] = 60.0
     max_timeout: Annotated[
@@ -131,7 +131,7 @@ class Settings(BaseModel):
         By default so many that the slowest answer under any overload takes at most twice as long as the slowest one at
         80 % load: the more workers share a queue, the shorter it is at that load, and the fewer may wait for each.
         """
-        return 10 + 2 * self.workers if self.queue is None else self.queue
+        return 6 + 2 * self.workers if self.queue is None else self.queue
 
     @property
     def key_digests(self) -> tuple[bytes, ...]:
