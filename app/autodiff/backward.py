@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from app.autodiff import rules as _rules  # noqa: F401 - fills the table
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import FLOATS, Graph, Node, captured
-from app.autodiff.normalise import expand, is_function, normalise
+from app.autodiff.normalise import expand, is_function, normalise, write_out_shapes
 from app.autodiff.rule import RULES, ZERO_DERIVATIVE, unsupported
 from app.errors import UnsupportedOperator
 
@@ -95,7 +95,8 @@ def _prepare(model: onnx.ModelProto, output: str, wrt: Sequence[str]) -> tuple[G
         path = _path(graph, output, wrt)
         functions = {n.operator for n in path if n.operator not in RULES and is_function(n.operator)} - expanded
         if not functions:
-            return graph, path
+            write_out_shapes(graph, {output, *wrt})
+            return graph, _path(graph, output, wrt)
         expanded |= functions
         graph = Graph(normalise(expand(graph, functions)))
 

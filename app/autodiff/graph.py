@@ -153,10 +153,24 @@ class Graph:
             self.batch if extent == self._batches else length for extent, length in zip(extents, shape, strict=True)
         )
 
-    def counts_up(self, name: str) -> bool:
-        """Whether the tensor holds 0, 1, 2, ... in order, at every batch size."""
-        found = [probe.values.get(name) for probe in self._probes]
-        return all(v is not None and np.array_equal(v.ravel(), np.arange(v.size)) for v in found)
+    def is_view(self, gather: NodeProto) -> bool:
+        """Whether a Gather takes all elements of a vector in their order, at every batch size: a view, as PyTorch exports it."""
+        for probe in self._probes:
+            shape, taken = probe.shape(gather.input[0]), probe.values.get(gather.input[1])
+            if taken is None or shape != (taken.size,) or not np.array_equal(taken.ravel(), np.arange(taken.size)):
+                return False
+        return True
+
+    def add_constant(self, value: Array) -> str:
+        """Enter a constant into the graph; its name."""
+        name = f"shape/{len(self.initializers)}"
+        self.initializers[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def replace(self, index: int, node: NodeProto) -> None:
+        """Put another node in the place of one, with the same outputs."""
+        self.nodes[index] = node
+        self.producers |= dict.fromkeys(node.output, node)
 
     def constant(self, name: str) -> Array | None:
         """The tensor's content where it does not depend on the graph's inputs, worked out if need be."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, defs, helper, inliner, version_converter
 
@@ -55,6 +56,35 @@ def expand(graph: Graph, operators: Iterable[str]) -> onnx.ModelProto:
             defaults = [a.default_value for name, a in schema.attributes.items() if name not in given]
             node.attribute.extend(default for default in defaults if default.type)
     return inliner.inline_selected_functions(model, [("", name) for name in chosen], inline_schema_functions=True)
+
+
+def write_out_shapes(graph: Graph, kept: Collection[str]) -> None:
+    """Give every Reshape the shape that it will have anyway, as a constant, and write views as reshapes.
+
+    Exporters work such shapes out at run time, and PyTorch exports a view as flatten, gather 0, 1, 2, ... and reshape. Behind that,
+    ONNX Runtime no longer knows that two batches are one, and leaves its blocked layout at every product of the two.
+
+    Args:
+        graph: changed in place; names, types and shapes of tensors stay.
+        kept: tensors that must stay on the way.
+    """
+    for index, node in enumerate(graph.nodes):
+        if node.domain or not (node.op_type == "Reshape" or (node.op_type == "Gather" and graph.is_view(node))):
+            continue
+        source, (result,) = node.input[0], node.output
+        before = graph.producers.get(source)
+        if before is not None and before.op_type == "Reshape" and source not in kept:
+            source = before.input[0]
+        shape, extents, origin = graph.shape(result), graph.extents(result), graph.extents(source)
+        if shape is None or extents is None or shape.count(None) > 1 or 0 in shape:
+            continue
+        copied = (
+            None in shape
+            and origin is not None
+            and extents[: shape.index(None) + 1][-1:] == origin[shape.index(None) :][:1]
+        )
+        target = graph.add_constant(np.array([n if n is not None else 0 if copied else -1 for n in shape], np.int64))
+        graph.replace(index, helper.make_node("Reshape", [source, target], [result], node.name))
 
 
 def is_function(operator: str) -> bool:

@@ -7,7 +7,7 @@ import math
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Node
 from app.autodiff.rule import Cotangents, vjp
-from app.autodiff.rules.gates import above, below, complement
+from app.autodiff.rules.gates import above, below, complement, halfway
 
 
 @vjp("Relu")
@@ -142,15 +142,16 @@ def gelu(op: Emitter, node: Node, g: str) -> Cotangents:
     P = (1 + t) / 2 with t = tanh(c (x + k x^3)) has P' = (1 - t^2) c (1 + 3 k x^2) / 2.
     """
     (x,) = node.inputs
-    square = op.Mul(x, x)
     if node.attribute("approximate", "none") == "tanh":
         c, k = math.sqrt(2 / math.pi), 0.044715
+        square = op.Mul(x, x)
         t = op.Tanh(op.Mul(x, op.Add(op.Mul(square, c * k), c)))
         slope = op.Mul(op.Sub(1.0, op.Mul(t, t)), op.Add(op.Mul(square, 1.5 * c * k), 0.5 * c))
     else:
-        t = op.Erf(op.Mul(x, math.sqrt(0.5)))
-        slope = op.Mul(op.Exp(op.Mul(square, -0.5)), 1 / math.sqrt(2 * math.pi))
-    return [op.Mul(g, op.Add(op.Add(op.Mul(t, 0.5), 0.5), op.Mul(x, slope)))]
+        z = op.Mul(x, math.sqrt(0.5))
+        t = op.Erf(z)
+        slope = op.Exp(op.Sub(-0.5 * math.log(2 * math.pi), op.Mul(z, z)))
+    return [op.Mul(g, op.Add(halfway(op, t), op.Mul(x, slope)))]
 
 
 @vjp("Clip")

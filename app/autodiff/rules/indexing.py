@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from app.autodiff.emit import Emitter
@@ -22,10 +20,6 @@ def gather(op: Emitter, node: Node, g: str) -> Cotangents:
     if shape is None:
         raise unsupported(node, "has an input of unknown rank")
     axis = node.attribute("axis", 0) % len(shape)
-    if (
-        len(shape) == 1 and op.graph.counts_up(node.input(1)) and _takes_all(op, node)
-    ):  # a view, as PyTorch's as_strided is exported
-        return [op.reshape_like(g, node.input(0), of=node.outputs[0]), None]
     places, length = node.constant(1), shape[axis]
     if places is not None and length is not None and places.ndim <= 1:
         places = places % length
@@ -33,15 +27,6 @@ def gather(op: Emitter, node: Node, g: str) -> Cotangents:
             g = op.Unsqueeze(g, [axis]) if places.ndim == 0 else g
             return [place(op, g, len(shape), axis, places.ravel(), length), None]
     return [_scatter_along(op, node, g, node.input(1), node.rank(1), axis, len(shape)), None]
-
-
-def _takes_all(op: Emitter, node: Node) -> bool:
-    """Whether as many places are taken from a vector as it has, at every batch size."""
-    length, taken = op.graph.extents(node.input(0)), op.graph.extents(node.input(1))
-    if length is None or taken is None or None in length or None in taken:
-        return False
-    counts = [math.prod(lengths) for lengths in zip(*(extent for extent in taken if extent is not None), strict=True)]
-    return tuple(counts) == length[0]
 
 
 @vjp("Compress")
