@@ -18,7 +18,7 @@ test: $(DEVELOPMENT) check  ## the same set-up, then every check and the whole t
 	$(BIN)/python -m pytest
 
 soak: $(DEVELOPMENT)  ## the long runs: overload, memory, crashes, swaps, drains, slow clients, fuzzing
-	$(BIN)/python -m pytest -m soak
+	HYPOTHESIS_PROFILE=default $(BIN)/python -m pytest -m soak
 	$(BIN)/python -m tests.soak
 
 bench: .venv-bench/.installed  ## side by side with the peers, in an environment of their own; writes benchmarks/RESULTS.md

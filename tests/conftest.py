@@ -17,6 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
+
+# The ordinary run tries the same examples every time, so that what fails was broken by a change; `make soak` tries others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 ROOT = Path(__file__).parents[1]
 DEMO_MODELS = ROOT / "models"

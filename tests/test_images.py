@@ -414,7 +414,11 @@ def test_a_map_of_coordinates_returns_to_the_coordinates(height, width, rows, co
     spec = ImageSpec((rows, columns), fit=fit, resize_to=max(rows, columns) + extra, scale=1.0)
     tensor, geometry = images.to_tensor(picture, spec)
     seen = images.place_back(tensor[0, 2], geometry) == 255  # not mixed with padding
-    scale_y, scale_x = height / rows + 1, width / columns + 1
+    cells_y, cells_x = rows, columns
+    if fit == "letterbox":  # the longer side alone fills its axis
+        factor = min(rows / height, columns / width)
+        cells_y, cells_x = max(1, round(height * factor)), max(1, round(width * factor))
+    scale_y, scale_x = height / cells_y + 1, width / cells_x + 1
     margin_y, margin_x = int(2 * scale_y) + 1, int(2 * scale_x) + 1  # the antialiasing filter is cut at the edge
     seen[:margin_y] = seen[height - margin_y :] = False
     seen[:, :margin_x] = seen[:, width - margin_x :] = False
@@ -423,6 +427,15 @@ def test_a_map_of_coordinates_returns_to_the_coordinates(height, width, rows, co
         error = np.abs(images.place_back(tensor[0, channel], geometry) - truth)[seen]
         assert error.max(initial=0) <= scale / 2 + 1.001
         assert np.mean(error, where=error >= 0) <= 1.0 + scale / 8 if error.size else True
+
+
+def test_a_long_strip_in_a_letterbox_returns_within_half_a_cell():
+    """237x37 in 16x27: two cells of 18.5 pixels are all the height there is."""
+    y = np.mgrid[:37, :237][0]
+    picture = np.repeat(y[:, :, None], 3, axis=-1).astype(np.uint8)
+    spec = ImageSpec((27, 16), fit="letterbox", scale=1.0)
+    tensor, geometry = images.to_tensor(picture, spec)
+    assert np.abs(images.place_back(tensor[0, 0], geometry) - y)[10:27].max() <= 37 / 2 / 2
 
 
 @settings(max_examples=100, deadline=None)
