@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from app.errors import BadParameter
 
@@ -178,7 +178,7 @@ class PermutationOptions(Options):
     ] = 5
     seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="As scikit-learn's random_state.")] = 0
     max_samples: Annotated[
-        Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)],
+        Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1)],
         Field(
             description="How many rows, or which share of them, to draw without replacement.",
             union_mode="left_to_right",
@@ -199,6 +199,12 @@ class PermutationOptions(Options):
     stop_when_ranked: Annotated[
         bool, Field(description="Stop repeating a column once its place in the ranking is sure.")
     ] = False
+
+    @field_validator("max_samples", mode="before")
+    @classmethod
+    def _count_or_share(cls, value: Any) -> Any:
+        """In a query string, too, `1` is one row and `1.0` is all of them."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class PermutationBody(PermutationOptions):
