@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from app.engine.task import ExplainTask
 
 _IN_LOOP_BYTES = 2**18  # hashing more than this would hold up other requests: a thread does it
+_HOPELESS = 100  # so many misses in a row: the answers kept are not those asked for
 _OVERHEAD_BYTES = 1024  # what an entry costs beside its body
 
 
@@ -34,14 +35,22 @@ class ResultCache:
         self.bytes = 0
         self.hits = 0
         self.misses = 0
+        self._misses_in_a_row = _HOPELESS
+
+    @property
+    def helps(self) -> bool:
+        """Whether anybody has asked the same thing again lately."""
+        return self._misses_in_a_row < _HOPELESS
 
     def get(self, key: str) -> Answer | None:
         """The answer kept under `key`, if any."""
         answer = self._answers.get(key)
         if answer is None:
             self.misses += 1
+            self._misses_in_a_row += 1
             return None
         self.hits += 1
+        self._misses_in_a_row = 0
         self._answers.move_to_end(key)
         return answer
 

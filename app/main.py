@@ -19,6 +19,7 @@ from app.api import explanations, health, methods, metrics, models, openapi, pro
 from app.api.access import Access
 from app.api.edge import BodyLimit, CancelOnDisconnect, RequestIdentity
 from app.api.observe import Observe
+from app.api.shedding import Shed
 from app.api.state import State
 from app.api.tracing import Tracer
 from app.cache import ResultCache
@@ -86,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         model_limit=settings.max_model * MEBIBYTE,
         total=settings.max_bodies * MEBIBYTE,
     )
+    app.add_middleware(Shed)
     app.add_middleware(Access, settings=settings)
     app.add_middleware(Observe, metrics=instruments, tracer=Tracer.from_environment(__version__))
     app.add_middleware(RequestIdentity)

@@ -71,6 +71,10 @@ class Registry:
         """Every model, by name."""
         return list(self._models.values())
 
+    def knows(self, name: str) -> bool:
+        """Whether there is a model of that name, ready or not."""
+        return name in self._models
+
     def get(self, name: str) -> Registered:
         """The model of that name, ready or not.
 

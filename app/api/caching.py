@@ -16,7 +16,7 @@ from fastapi import Request, Response
 from app.api.observe import note
 from app.api.requests import timeout_s
 from app.api.state import State, state
-from app.cache import Answer, key_of
+from app.cache import Answer, ResultCache, key_of
 from app.engine.task import ExplainTask
 
 HEADER = "X-Onnxplain-Cache"
@@ -52,10 +52,22 @@ async def answered(
     return response
 
 
+def kept_may_do(request: Request, cache: ResultCache) -> bool:
+    """Whether an answer kept here, or held by the caller, may serve this request: what only its body can tell."""
+    wanted = _directives(request)
+    return "no-store" not in wanted and (
+        "if-none-match" in request.headers or ("no-cache" not in wanted and cache.helps)
+    )
+
+
+def _directives(request: Request) -> set[str]:
+    return {part.strip() for part in request.headers.get("cache-control", "").lower().split(",")}
+
+
 async def _cached(
     request: Request, service: State, task: ExplainTask, media_type: str, make: Callable[[], Awaitable[Response]]
 ) -> Response:
-    directives = {part.strip() for part in request.headers.get("cache-control", "").lower().split(",")}
+    directives = _directives(request)
     if not service.settings.cache or "no-store" in directives:
         response = await make()
         response.headers.update({"Cache-Control": "no-store", HEADER: "bypass"})

@@ -149,7 +149,8 @@ class Pool:
         if self._idle and not self._waiting:
             return 0.0
         now = time.monotonic()
-        left = sum(max(0.0, run.cost_s - (now - run.started)) for run in self._running.values())
+        # What has taken longer than expected will probably take as much longer again.
+        left = sum(abs(run.cost_s - (now - run.started)) for run in self._running.values())
         return (self._waiting.cost_s + left) / max(1, len(self._workers))
 
     def keep_warm(self, refs: Iterable[ModelRef]) -> None:
@@ -164,6 +165,15 @@ class Pool:
         """Wait until every worker has loaded what it shall keep warm."""
         while self._chores:
             await asyncio.wait(self._chores)
+
+    def refuse_crowd(self) -> None:
+        """Let pass what may be admitted, before it is known what it is.
+
+        Raises:
+            Busy: the queue is full.
+        """
+        if not self._idle:
+            self._waiting.refuse_crowd(self.expected_wait_s())
 
     async def run(self, task: ExplainTask, timeout_s: float, on_progress: Progress | None = None) -> Any:
         """Run one task within `timeout_s` seconds, the time in the queue included.

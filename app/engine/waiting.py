@@ -29,7 +29,7 @@ class Costs:
 
     def note(self, model: str, method: str, seconds: float) -> None:
         """A task of this kind took so long."""
-        mean = self.expected_s(model, method)
+        mean = self._means_s.get((model, method), seconds)
         self._means_s[model, method] = mean + 0.2 * (seconds - mean)
 
 
@@ -88,6 +88,7 @@ class WaitingLine:
             Busy: the line is full, or longer than the deadline.
             DeadlineExceeded: the deadline passed.
         """
+        self.refuse_crowd(expected_s)
         self._refuse_hopeless(expected_s, deadline, timeout_s)
         waiter = _Waiter(asyncio.get_running_loop().create_future(), cost_s)
         self._waiters.append(waiter)
@@ -107,20 +108,32 @@ class WaitingLine:
                 ) from None
             raise
 
-    def _refuse_hopeless(self, expected_s: float, deadline: float, timeout_s: float) -> None:
-        retry_after = max(1, round(expected_s))
+    def refuse_crowd(self, expected_s: float) -> None:
+        """Let a task pass that may join the line, whatever it is about.
+
+        Raises:
+            Busy: so many wait, and so long, that none may.
+        """
         crowded = len(self._waiters) >= self._most and expected_s > _HARMLESS_S
         if crowded or len(self._waiters) >= _CROWD * self._most:
             self._counts["refused"] += 1
+            retry_after = _retry_after(expected_s)
             raise Busy(
                 f"All {self._workers} workers are at work and {len(self._waiters)} requests wait. "
                 f"Try again in {retry_after} s.",
                 retry_after,
             )
+
+    def _refuse_hopeless(self, expected_s: float, deadline: float, timeout_s: float) -> None:
         if time.monotonic() + expected_s > deadline:
             self._counts["refused"] += 1
+            retry_after = _retry_after(expected_s)
             raise Busy(
                 f"The queue takes about {expected_s:.1f} s, longer than the {timeout_s:g} s this request may take. "
                 f"Try again in {retry_after} s, or allow more time with X-Request-Timeout.",
                 retry_after,
             )
+
+
+def _retry_after(expected_s: float) -> int:
+    return max(1, round(expected_s))
