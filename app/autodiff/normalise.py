@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ from app.autodiff.graph import Graph
 from app.errors import ModelRefused
 
 DIALECT = 18  # from this opset on axes, bounds, pads and splits are inputs; rules write and read it
-OLDEST = 9
+OLDEST = 7  # before, operands were broadcast along an axis that each node named
 LARGE = 1 << 10  # bytes; weights above it stay out of the converter, which would copy them several times
 
 
@@ -23,7 +23,7 @@ def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
     the branch that is always taken stays. Operators of opset 18 and later are left as they are.
 
     Raises:
-        ModelRefused: the model is older than opset 9, or the upgrade fails.
+        ModelRefused: the model is older than opset 7, or the upgrade fails.
     """
     if model.functions:
         model = inliner.inline_local_functions(model)
@@ -111,7 +111,6 @@ def _upgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     stand_ins = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large if t.name not in known]
     slim.graph.input.extend(stand_ins)
     slim.ir_version = max(slim.ir_version, 8)
-    simple = {node.output[0] for node in slim.graph.node if version <= 10 and node.op_type in ("Upsample", "Resize")}
     try:
         upgraded = version_converter.convert_version(slim, DIALECT)
     except Exception as error:
@@ -120,7 +119,7 @@ def _upgrade(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         ) from error
     for node in upgraded.graph.node:
         # until opset 10 there was but one way to resize, and the converter forgets to say which
-        if node.op_type == "Resize" and node.output[0] in simple:
+        if node.op_type == "Resize" and version <= 10:
             kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
             del node.attribute[:]
             node.attribute.extend(kept)
@@ -139,6 +138,7 @@ def _resolve_branches(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = Graph(model)
     nodes: list[NodeProto] = []
     weights = list(model.graph.initializer)
+    taken = {*graph.producers, *graph.inputs, *graph.initializers}
     found = False
     for node in model.graph.node:
         condition = graph.constant(node.input[0]) if node.op_type == "If" else None
@@ -146,9 +146,14 @@ def _resolve_branches(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             continue
         found = True
-        branch: GraphProto = next(
-            a.g for a in node.attribute if a.name == ("then_branch" if condition.item() else "else_branch")
+        branch = GraphProto()
+        branch.CopyFrom(
+            next(a.g for a in node.attribute if a.name == ("then_branch" if condition.item() else "else_branch"))
         )
+        own = [t.name for t in branch.initializer] + [name for inner in branch.node for name in inner.output if name]
+        clashing = taken.intersection(own)
+        taken |= {*own, *(f"{node.output[0]}/{name}" for name in clashing)}
+        _rename(branch, {name: f"{node.output[0]}/{name}" for name in clashing})
         weights.extend(branch.initializer)
         nodes.extend(branch.node)
         nodes.extend(
@@ -163,3 +168,20 @@ def _resolve_branches(model: onnx.ModelProto) -> onnx.ModelProto:
     resolved.graph.node.extend(nodes)
     resolved.graph.initializer.extend(weights)
     return resolved
+
+
+def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Give tensors of a graph, and of the graphs inside its nodes, other names, in place."""
+    if not names:
+        return
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for value in (*graph.value_info, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for list_of_names in (node.input, node.output):
+            for index, name in enumerate(list_of_names):
+                list_of_names[index] = names.get(name, name)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+                _rename(inner, names)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, inliner, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper
 
+from app.autodiff import normalise
 from app.cards import Kind
 from app.errors import ModelNotFound, ModelRefused, ModelUnavailable
 from app.model.graph import Graph, all_nodes
@@ -22,7 +23,6 @@ from app.model.tabular import TabularModel, load_tabular
 
 MODEL_FILE = "model.onnx"
 MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit
-OPSET = 18  # from this version on axes, bounds and paddings are inputs of their nodes, and rules know one form only
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what the runtime has without foreign libraries
 NODES = 100_000  # the largest networks have some ten thousand
 NAME_CHARACTERS = 4096
@@ -80,7 +80,7 @@ def load_unoptimised(path: Path, cancellation: Cancellation) -> None:
 
 
 def read_model(file: Path, sha256: str = "") -> tuple[ModelProto, str]:
-    """The checked graph of a file in the dialect of `OPSET`, and the file's SHA-256.
+    """The checked graph of a file in the dialect of the gradient rules, and the file's SHA-256.
 
     Raises:
         ModelNotFound, ModelUnavailable, ModelRefused: as `load`.
@@ -99,7 +99,7 @@ def read_model(file: Path, sha256: str = "") -> tuple[ModelProto, str]:
 
 
 def parse_model(content: bytes) -> ModelProto:
-    """The checked graph in these bytes, upgraded to `OPSET` where it is older, functions inlined.
+    """The checked graph in these bytes, in the dialect of the gradient rules (`normalise`).
 
     Raises:
         ModelRefused: the bytes are no ONNX model, or one that the service does not load.
@@ -160,6 +160,9 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 
 def _require_known_domains(model: ModelProto) -> None:
+    named = [entry.domain or "ai.onnx" for entry in model.opset_import]
+    if len(set(named)) < len(named):
+        raise ModelRefused("The model names two versions of the same operators; export it again.")
     local = {(function.domain, function.name) for function in model.functions}
     inside = [node for function in model.functions for node in function.node]
     for node in (*all_nodes(model.graph), *inside):
@@ -213,16 +216,13 @@ def _in_one_dialect(model: ModelProto) -> ModelProto:
     """Inline, check and upgrade the graph in place, without its large weights, which nothing of that reads."""
     skeleton, large = _without_large_weights(model)
     try:
-        if skeleton.functions:
-            skeleton = inliner.inline_local_functions(skeleton)
         checker.check_model(skeleton)
-        if any(entry.domain in {"", "ai.onnx"} and entry.version < OPSET for entry in skeleton.opset_import):
-            skeleton = version_converter.convert_version(skeleton, OPSET)
+        skeleton = normalise(skeleton)
+    except ModelRefused:
+        raise
     except Exception as error:
         gist = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ModelRefused(
-            f"The model is not valid ONNX, or too old to be upgraded to opset {OPSET} ({gist}); export it again with a newer opset."
-        ) from error
+        raise ModelRefused(f"The model is not valid ONNX ({gist}); export it again with a newer opset.") from error
     # The weights stay where they are: moving them would copy them.
     for index in reversed([i for i, tensor in enumerate(model.graph.initializer) if tensor.name not in large]):
         del model.graph.initializer[index]

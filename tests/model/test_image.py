@@ -167,6 +167,34 @@ def test_a_batch_fixed_to_one_by_the_exporter_is_opened(loaded: Callable[..., Im
     assert np.allclose(fixed.predict(x), free.predict(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("opset", [8, 9, 10, 11, 13])
+def test_an_older_file_gives_the_scores_that_the_runtime_gives_for_it(
+    loaded: Callable[..., ImageModel], opset: int
+) -> None:
+    """Until opset 10, resizing had no modes of coordinates: what the upgrade writes into the node decides about the scores."""
+    scales = np.array([1, 1, 2, 3], np.float32)
+    inputs, attributes = {
+        8: (["c"], {"scales": scales.tolist()}),
+        9: (["c", "scales"], {}),
+        10: (["c", "scales"], {}),
+    }.get(opset, (["c", "roi", "scales"], {"coordinate_transformation_mode": "align_corners"}))
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], strides=[2, 2]),
+        node("Resize" if opset >= 10 else "Upsample", inputs, ["larger"], mode="linear", **attributes),
+        node("Relu", ["larger"], ["kept"]),
+        node("GlobalAveragePool", ["kept"], ["mean"]),
+        node("Flatten", ["mean"], ["scores"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in (("x", ["N", 3, 12, 12]), ("scores", ["N", 4]))
+    ]
+    constants = {"w": RANDOM.standard_normal((4, 3, 2, 2)).astype(np.float32), "scales": scales, "roi": np.zeros(0, np.float32)}
+    proto = graph(nodes, ends[:1], ends[1:], constants, opset)
+    proto.ir_version = 7
+    assert np.allclose(loaded(proto).predict(X), scores_of(proto, X, "scores"), atol=1e-5)
+
+
 def test_a_batch_that_cannot_be_opened_is_run_one_by_one(loaded: Callable[..., ImageModel]) -> None:
     """A reshape with a written-out 1 holds for one picture only."""
     proto = tiny_cnn(batch=1)
