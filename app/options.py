@@ -1,219 +1,204 @@
-"""What a caller may set, method by method: one pydantic model a method family, for query strings and JSON bodies alike.
+"""What a caller may set, method by method: one frozen dataclass a method family, for query strings and JSON bodies alike.
 
-The web process uses them for the query string and for OpenAPI, a worker for the keys of a JSON body. Only the wire
-knows pydantic; explainers get plain values.
+The web process uses them for the query string and for OpenAPI, a worker for the keys of a JSON body. `app.option_kinds`
+reads their annotations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
-
-import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from app.errors import BadParameter
+from app.option_kinds import Range, UnfitError, interpreted, reader, schema, takes_list, wanted
 
-Colormap = Literal["turbo", "viridis", "inferno", "jet", "gray"]
-
-
-class Options(BaseModel):
-    """Base of all options: unknown keys are refused, numbers are finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+Default = TypeVar("Default")
+Chosen = TypeVar("Chosen", bound="Options")
 
 
-Chosen = TypeVar("Chosen", bound=Options)
+def option(default: Default, description: str) -> Default:
+    """A field of an options class: what holds when a caller says nothing, and what it means."""
+    made: Default = field(default=default, metadata={"description": description})
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of all options, and the options of what has none."""
 
 
 def checked(model: type[Chosen], given: Mapping[str, Any]) -> Chosen:
-    """The options that a caller gave, for use in a worker: JSON has types, so 0 is not false and "3" is no number.
+    """The options that a caller gave as JSON values.
 
     Raises:
         BadParameter: a key is unknown, or a value of the wrong type or out of range.
     """
-    try:
-        document = orjson.dumps(dict(given), option=orjson.OPT_SERIALIZE_NUMPY)
-    except TypeError:
-        raise BadParameter("A parameter holds an integer beyond 64 bits. GET /docs shows the ranges.") from None
-    return _validated(lambda: model.model_validate_json(document, strict=True))
-
-
-def _validated(validate: Callable[[], Chosen]) -> Chosen:
-    try:
-        return validate()
-    except ValidationError as error:
-        raise BadParameter(sentence(error.errors(include_url=False, include_input=False))) from None
+    kinds, values, faults = _kinds(model), {}, []
+    for name, value in given.items():
+        if name not in kinds:
+            faults.append(f"{name[:100]} is not a parameter of this method.")
+            continue
+        try:
+            values[name] = reader(kinds[name])(value)
+        except UnfitError:
+            faults.append(f"{name} must be {wanted(kinds[name])}.")
+    if faults:
+        raise BadParameter(" ".join(faults[:3]) + " GET /docs shows the parameters and their ranges.")
+    return model(**values)
 
 
 def from_texts(model: type[Options], texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The options that stand in texts, as forms and shells hold them: a list where the option is one, else the last.
+    """The options that stand in texts, as query strings, forms and shells hold them, as JSON values.
+
+    A name may be repeated where the option is a list; elsewhere the last one counts.
 
     Raises:
         BadParameter: a name is unknown, or a value out of range.
     """
+    kinds = _kinds(model)
     given: dict[str, Any] = {}
     for name, values in texts.items():
-        field = model.model_fields.get(name)
-        plural = field is not None and "tuple" in str(field.annotation)
-        given[name] = list(values) if plural else values[-1]
-    return _validated(lambda: model.model_validate(given)).model_dump(exclude_unset=True, mode="json")
+        kind = kinds.get(name, str)
+        given[name] = list(values) if takes_list(kind) else interpreted(kind, values[-1])
+    checked(model, given)
+    return given
 
 
-def sentence(details: Sequence[Any]) -> str:
-    """The first three findings of pydantic as sentences, without the input itself, which may be large or hostile."""
-    parts = []
-    for detail in details[:3]:
-        steps = (str(step) for step in detail["loc"] if step not in ("query", "body", "path"))
-        place = ".".join(steps)[:100] or "the body"
-        match detail["type"]:
-            case "extra_forbidden":
-                parts.append(f"{place} is not a parameter of this method.")
-            case "missing":
-                parts.append(f"{place} is missing.")
-            case _:
-                parts.append(f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:200]}.")
-    return " ".join(parts) + " GET /docs shows the parameters and their ranges."
+def schemas(model: type[Options]) -> dict[str, dict[str, Any]]:
+    """Each option as JSON Schema, with its description and its default."""
+    described = {}
+    for each in fields(model):
+        found = schema(_kinds(model)[each.name]) | {"description": each.metadata["description"]}
+        described[each.name] = found if each.default is None else found | {"default": each.default}
+    return described
 
 
+def _kinds(model: type[Options]) -> dict[str, Any]:
+    """The kind of every option, by its name."""
+    return _hints(model)  # type: ignore[arg-type] # mypy takes the hash of instances for that of their class
+
+
+@cache
+def _hints(model: type[Options]) -> dict[str, Any]:
+    return get_type_hints(model, include_extras=True)
+
+
+Colormap = Literal["turbo", "viridis", "inferno", "jet", "gray"]
+Count = Annotated[int, Range(least=1)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Names = tuple[str, ...]
+
+_SEED = "Seed of the random numbers; the same seed, the same map."
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureOptions(Options):
     """What every picture method takes."""
 
-    target: Annotated[
-        tuple[str, ...] | None,
-        Field(
-            description="Class index or label to explain; repeat it for several. Default: the top class.",
-            max_length=100,
-        ),
-    ] = None
-    top_k: Annotated[int | None, Field(ge=1, le=100, description="Explain the k best classes in one run.")] = None
-    colormap: Annotated[Colormap, Field(description="Colours of the overlay.")] = "turbo"
-    alpha: Annotated[float, Field(ge=0, le=1, description="Opacity of the heatmap over the picture.")] = 0.5
-    values: Annotated[bool, Field(description="Return the raw map as numbers too.")] = False
-    output: Annotated[Literal["overlay", "heatmap"], Field(description="Which picture `Accept: image/png` gets.")] = (
-        "overlay"
+    target: Annotated[Names, Range(most=100)] | None = option(
+        None, "Class index or label to explain; repeat it for several. Default: the top class."
     )
+    top_k: Annotated[int, Range(1, 100)] | None = option(None, "Explain the k best classes in one run.")
+    colormap: Colormap = option("turbo", "Colours of the overlay.")
+    alpha: Annotated[float, Range(0, 1)] = option(0.5, "Opacity of the heatmap over the picture.")
+    values: bool = option(False, "Return the raw map as numbers too.")
+    output: Literal["overlay", "heatmap"] = option("overlay", "Which picture `Accept: image/png` gets.")
 
 
+@dataclass(frozen=True, kw_only=True)
 class ActivationOptions(PictureOptions):
     """What the maps of a layer take that have no weights to smooth."""
 
-    layer: Annotated[str | None, Field(description="Layer to explain; default: the model's default layer.")] = None
-    aug_smooth: Annotated[
-        bool,
-        Field(description="Average over six runs: the picture and its mirror image, each at 0.9, 1.0 and 1.1 times."),
-    ] = False
-
-
-class LayerOptions(ActivationOptions):
-    """What the class activation maps take."""
-
-    eigen_smooth: Annotated[
-        bool, Field(description="Keep only the first principal component of the weighted activations.")
-    ] = False
-
-
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1, description="Seed of the random numbers; the same seed, the same map.")]
-
-
-class IntegratedGradientsOptions(PictureOptions):
-    """What integrated gradients take."""
-
-    steps: Annotated[int, Field(ge=1, le=512, description="Points of the integral; more are more exact.")] = 32
-    baseline: Annotated[
-        Literal["mean", "black", "white"],
-        Field(
-            description="The picture without information: the training mean (zero after normalising), black or white."
-        ),
-    ] = "mean"
-
-
-class SmoothGradOptions(PictureOptions):
-    """What SmoothGrad takes."""
-
-    samples: Annotated[int, Field(ge=1, le=512, description="Noisy copies of the picture.")] = 25
-    noise: Annotated[
-        float, Field(ge=0, le=1, description="Standard deviation of the noise, as a fraction of the picture's range.")
-    ] = 0.15
-    seed: Seed = 0
-
-
-class OcclusionOptions(PictureOptions):
-    """What occlusion takes."""
-
-    window: Annotated[
-        int | None,
-        Field(ge=1, description="Side of the covering square in the model's pixels; default: an eighth of the side."),
-    ] = None
-    stride: Annotated[int | None, Field(ge=1, description="From one square to the next; default: half a window.")] = (
-        None
+    layer: str | None = option(None, "Layer to explain; default: the model's default layer.")
+    aug_smooth: bool = option(
+        False, "Average over six runs: the picture and its mirror image, each at 0.9, 1.0 and 1.1 times."
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerOptions(ActivationOptions):
+    """What the class activation maps take."""
+
+    eigen_smooth: bool = option(False, "Keep only the first principal component of the weighted activations.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradientsOptions(PictureOptions):
+    """What integrated gradients take."""
+
+    steps: Annotated[int, Range(1, 512)] = option(32, "Points of the integral; more are more exact.")
+    baseline: Literal["mean", "black", "white"] = option(
+        "mean", "The picture without information: the training mean (zero after normalising), black or white."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothGradOptions(PictureOptions):
+    """What SmoothGrad takes."""
+
+    samples: Annotated[int, Range(1, 512)] = option(25, "Noisy copies of the picture.")
+    noise: Annotated[float, Range(0, 1)] = option(
+        0.15, "Standard deviation of the noise, as a fraction of the picture's range."
+    )
+    seed: Seed = option(0, _SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OcclusionOptions(PictureOptions):
+    """What occlusion takes."""
+
+    window: Count | None = option(
+        None, "Side of the covering square in the model's pixels; default: an eighth of the side."
+    )
+    stride: Count | None = option(None, "From one square to the next; default: half a window.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RiseOptions(PictureOptions):
     """What RISE takes."""
 
-    samples: Annotated[int, Field(ge=1, le=20_000, description="Random masks; more are less noisy.")] = 500
-    grid: Annotated[int, Field(ge=2, le=64, description="Cells of a mask along a side.")] = 7
-    kept: Annotated[float, Field(gt=0, lt=1, description="Probability that a cell is shown.")] = 0.5
-    seed: Seed = 0
+    samples: Annotated[int, Range(1, 20_000)] = option(500, "Random masks; more are less noisy.")
+    grid: Annotated[int, Range(2, 64)] = option(7, "Cells of a mask along a side.")
+    kept: Annotated[float, Range(above=0, below=1)] = option(0.5, "Probability that a cell is shown.")
+    seed: Seed = option(0, _SEED)
 
 
+@dataclass(frozen=True, kw_only=True)
 class PermutationOptions(Options):
     """What permutation importance takes, in the query string or as JSON keys."""
 
-    label: Annotated[str | None, Field(description="The column that holds the labels.", max_length=200)] = None
-    metrics: Annotated[
-        tuple[str, ...] | None,
-        Field(
-            description="accuracy, balanced_accuracy, f1, f1_macro, roc_auc, average_precision, log_loss, brier; "
-            "r2, rmse, mse, mae, mape; prediction_change needs no labels. Default: accuracy or r2.",
-            min_length=1,
-            max_length=20,
-        ),
-    ] = None
-    n_repeats: Annotated[
-        Annotated[int, Field(ge=1, le=10_000)] | Literal["exact"],
-        Field(description="Permutations of each column; `exact` averages over all pairs of rows instead of drawing."),
-    ] = 5
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="As scikit-learn's random_state.")] = 0
-    max_samples: Annotated[
-        Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, le=1)],
-        Field(
-            description="How many rows, or which share of them, to draw without replacement.",
-            union_mode="left_to_right",
-        ),
-    ] = 1.0
-    baseline_rows: Annotated[
-        Literal["drawn", "all"],
-        Field(
-            description="Rows to measure the baseline on where max_samples draws some; `all` is what scikit-learn does."
-        ),
-    ] = "drawn"
-    features: Annotated[
-        tuple[str, ...] | None, Field(description="Columns to permute. Default: all.", max_length=100_000)
-    ] = None
-    max_seconds: Annotated[
-        float | None, Field(gt=0, description="Stop after about this time and answer with what is known then.")
-    ] = None
-    stop_when_ranked: Annotated[
-        bool, Field(description="Stop repeating a column once its place in the ranking is sure.")
-    ] = False
-
-    @field_validator("max_samples", mode="before")
-    @classmethod
-    def _count_or_share(cls, value: Any) -> Any:
-        """In a query string, too, `1` is one row and `1.0` is all of them."""
-        return int(value) if isinstance(value, str) and value.isdecimal() else value
+    label: Annotated[str, Range(most=200)] | None = option(None, "The column that holds the labels.")
+    metrics: Annotated[Names, Range(1, 20)] | None = option(
+        None,
+        "accuracy, balanced_accuracy, f1, f1_macro, roc_auc, average_precision, log_loss, brier; "
+        "r2, rmse, mse, mae, mape; prediction_change needs no labels. Default: accuracy or r2.",
+    )
+    n_repeats: Annotated[int, Range(1, 10_000)] | Literal["exact"] = option(
+        5, "Permutations of each column; `exact` averages over all pairs of rows instead of drawing."
+    )
+    seed: Seed = option(0, "As scikit-learn's random_state.")
+    max_samples: Count | Annotated[float, Range(above=0, most=1)] = option(
+        1.0, "How many rows, or which share of them, to draw without replacement: 1 is one row, 1.0 is all of them."
+    )
+    baseline_rows: Literal["drawn", "all"] = option(
+        "drawn", "Rows to measure the baseline on where max_samples draws some; `all` is what scikit-learn does."
+    )
+    features: Annotated[Names, Range(most=100_000)] | None = option(None, "Columns to permute. Default: all.")
+    max_seconds: Annotated[float, Range(above=0)] | None = option(
+        None, "Stop after about this time and answer with what is known then."
+    )
+    stop_when_ranked: bool = option(False, "Stop repeating a column once its place in the ranking is sure.")
 
 
+@dataclass(frozen=True, kw_only=True)
 class PermutationBody(PermutationOptions):
     """What a JSON body may hold beside rows, columns and labels."""
 
-    sample_weight: Annotated[
-        tuple[Annotated[float, Field(ge=0)], ...] | None, Field(description="Weight of each row in the metrics.")
-    ] = None
-    groups: Annotated[
-        dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] | None,
-        Field(description="Columns to permute together, by the name of the group."),
-    ] = None
+    sample_weight: tuple[Annotated[float, Range(least=0)], ...] | None = option(
+        None, "Weight of each row in the metrics."
+    )
+    groups: dict[str, Annotated[Names, Range(least=1)]] | None = option(
+        None, "Columns to permute together, by the name of the group."
+    )

@@ -158,7 +158,7 @@ def test_json_holds_the_whole_answer(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (("explain", "shapes", STAR, "-p", "alph=1"), "alph is not a parameter of this method."),
-        (("explain", "shapes", STAR, "-p", "alpha=2"), "alpha: input should be less than or equal to 1"),
+        (("explain", "shapes", STAR, "-p", "alpha=2"), "alpha must be a number from 0 to 1."),
         (("explain", "shapes", STAR, "-m", "gradcamm"), "There is no method 'gradcamm'"),
         (("explain", "shapes", STAR, "-o", "x.gif"), "written as .png or .json"),
         (("explain", "shapes", ROOT / "README.md"), "known are .png"),

@@ -9,7 +9,7 @@ from typing import Any
 from app import errors
 from app.cards import Kind, ModelCard
 from app.methods import METHODS, Method
-from app.options import Options, PermutationBody
+from app.options import Options, PermutationBody, schemas
 
 PICTURE_MODEL = "digits"
 TABLE_MODEL = "breast-cancer"
@@ -52,7 +52,7 @@ DETAILS: dict[type[errors.ExplainError], str] = {
     "image/webp.",
     errors.NotAcceptable: "This route answers application/json or image/png, not what Accept asks for. Send one of those.",
     errors.InputTooLarge: "The picture has 30000 x 30000 pixels; at most 25000000 are taken. Send a smaller one.",
-    errors.BadParameter: "alpha: input should be less than or equal to 1. GET /docs shows the parameters and their ranges.",
+    errors.BadParameter: "alpha must be a number from 0 to 1. GET /docs shows the parameters and their ranges.",
     errors.BadPicture: "The picture is animated, and an explanation is of one picture. Send a single frame.",
     errors.BadTable: "The table has 29 columns; the model takes 30. GET /v1/models/breast-cancer lists its features.",
     errors.InputRefusedByModel: "The model cannot run on this input. Check shapes and values against GET /v1/models/digits.",
@@ -79,11 +79,22 @@ def picture_base64() -> str:
     return base64.b64encode((files("app") / "static" / "examples" / "digit.png").read_bytes()).decode()
 
 
-def explanation_body(method: Method) -> dict[str, Any]:
+def explanation_request(method: Method) -> dict[str, Any]:
     """OpenAPI: what an explanation takes, with the demo model as the example of `name`."""
     if method.kind == "image":
-        return _operation(PICTURE_MODEL, _picture_content(method.options), required=True)
-    return _operation(TABLE_MODEL, _table_content(method.options, PermutationBody), required=False)
+        body = _operation(PICTURE_MODEL, _picture_content(method.options), required=True)
+    else:
+        body = _operation(TABLE_MODEL, _table_content(method.options, PermutationBody), required=False)
+    return {"parameters": _query(method.options), **body}
+
+
+def _query(options: type[Options]) -> list[dict[str, Any]]:
+    """The options as parameters of a query string; those that are lists may be repeated."""
+    found = schemas(options)
+    return [
+        {"name": name, "in": "query", "description": schema.pop("description"), "schema": schema}
+        for name, schema in found.items()
+    ]
 
 
 def prediction_body() -> dict[str, Any]:
@@ -170,12 +181,11 @@ def _table_content(options: type[Options], body: type[Options]) -> dict[str, Any
 def _json_schema(options: type[Options]) -> dict[str, Any]:
     """The options as keys of a body. Defaults are told, not declared: a generated client would send them, over the query's."""
     properties = {}
-    for name, field in options.model_json_schema().get("properties", {}).items():
-        kept = {key: value for key, value in field.items() if key not in ("default", "title")}
-        default = field.get("default")
+    for name, schema in schemas(options).items():
+        default = schema.pop("default", None)
         if default is not None:
-            kept["description"] = f"{field['description']} Default: {str(default).lower()}."
-        properties[name] = kept
+            schema["description"] += f" Default: {str(default).lower()}."
+        properties[name] = schema
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 

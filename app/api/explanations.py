@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from app import errors
 from app.answers import importances_csv, picture_document, table_document
@@ -14,7 +14,7 @@ from app.api import examples
 from app.api.caching import answered
 from app.api.models import ModelName, json_answer, with_total
 from app.api.problems import documented
-from app.api.requests import CSV, JSON, PNG, preferred, read_body
+from app.api.requests import CSV, JSON, PNG, preferred, read_body, read_query
 from app.api.schemas import PictureAnswer, TableAnswer
 from app.api.state import state
 from app.cards import Kind, ModelCard
@@ -27,12 +27,13 @@ _ANSWERS: dict[Kind, tuple[str, ...]] = {"image": (JSON, PNG), "tabular": (JSON,
 
 
 def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
-    async def explain(request: Request, name: ModelName, options: Any) -> Response:
+    async def explain(request: Request, name: ModelName) -> Response:
+        query = read_query(request, method.options)
         service = state(request)
         ref, card = service.registry.ready(name)
         wanted = preferred(request, _ANSWERS[method.kind])
         _refuse_other_kind(method, card)
-        body, sent, given = await read_body(request, method.kind, method.options, options)
+        body, sent, given = await read_body(request, method.kind, method.options, query)
         if method.kind == "tabular":
             pictures: tuple[str, ...] = ()
         else:
@@ -50,8 +51,6 @@ def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
         task = ExplainTask(ref, method.name, sent, body, given, pictures, service.settings.limits())
         return await answered(request, task, wanted, render)
 
-    # FastAPI reads the annotations: the query parameters are the method's own options model.
-    explain.__annotations__ |= {"options": Annotated[method.options, Query()], "name": ModelName, "request": Request}
     explain.__name__ = "explain_" + method.name.replace("-", "_")
     return explain
 
@@ -119,5 +118,5 @@ for _method in METHODS.values():
         operation_id="explain_" + _method.name.replace("-", "_"),
         response_model=PictureAnswer if _method.kind == "image" else TableAnswer,
         responses=_responses,
-        openapi_extra=examples.explanation_body(_method),
+        openapi_extra=examples.explanation_request(_method),
     )

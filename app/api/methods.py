@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from app.api.problems import documented
 from app.api.schemas import MethodFacts, MethodList
 from app.methods import METHODS
+from app.options import schemas
 
 router = APIRouter(tags=["Models"])
 
@@ -23,7 +24,7 @@ async def list_methods() -> MethodList:
                 summary=method.summary,
                 formula=method.formula,
                 paper=method.paper,
-                options=method.options.model_json_schema()["properties"],
+                options=schemas(method.options),
             )
             for method in METHODS.values()
         ]

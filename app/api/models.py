@@ -18,7 +18,7 @@ from app.answers import predictions_document
 from app.api import examples
 from app.api.caching import answered
 from app.api.problems import documented
-from app.api.requests import JSON, MULTIPART, OCTETS, media_type, preferred, read_body
+from app.api.requests import JSON, MULTIPART, OCTETS, media_type, preferred, read_body, read_query
 from app.api.schemas import ModelDetail, ModelList, ModelSummary, PredictionAnswer
 from app.api.state import State, state
 from app.engine.task import ExplainTask, ModelFile, Predictions
@@ -93,12 +93,13 @@ async def get_sample(
     responses=documented(*examples.TASK_ERRORS),
     openapi_extra=examples.prediction_body(),
 )
-async def predict(request: Request, name: ModelName, options: Annotated[Options, Query()]) -> Response:
+async def predict(request: Request, name: ModelName) -> Response:
     """The model's answer for the same inputs as an explanation takes."""
+    query = read_query(request, Options)
     preferred(request, (JSON,))
     service = state(request)
     ref, card = service.registry.ready(name)
-    body, sent, given = await read_body(request, card.kind, Options, options)
+    body, sent, given = await read_body(request, card.kind, Options, query)
 
     def render(answer: Predictions, started: float) -> Response:
         return json_answer(predictions_document(ref, answer, with_total(answer.timings_ms, started)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +16,6 @@ from app import errors
 from app.api.examples import DETAILS
 from app.api.observe import note
 from app.api.schemas import Problem
-from app.options import sentence
 
 log = logging.getLogger("onnxplain.api")
 
@@ -134,7 +134,13 @@ def answer(request: Request, error: errors.ExplainError) -> Response:
 
 async def _bad_parameter(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return problem(request, 422, errors.BadParameter.code, errors.BadParameter.title, sentence(error.errors()))
+    return problem(request, 422, errors.BadParameter.code, errors.BadParameter.title, _sentence(error.errors()))
+
+
+def _sentence(findings: Sequence[Any]) -> str:
+    """What is wrong with a path or query, without the input itself, which may be large or hostile."""
+    parts = [f"{finding['loc'][-1]}: {finding['msg'][0].lower()}{finding['msg'][1:200]}." for finding in findings[:3]]
+    return " ".join(parts) + " GET /docs shows the parameters and their ranges."
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request
@@ -84,8 +85,18 @@ def timeout_s(request: Request, settings: Settings) -> float:
     return min(seconds, settings.max_timeout)
 
 
+def read_query(request: Request, model: type[Options]) -> dict[str, Any]:
+    """The options in the query string, as JSON values.
+
+    Raises:
+        BadParameter: a name is unknown, or a value out of range.
+    """
+    query = request.query_params
+    return from_texts(model, {name: query.getlist(name) for name in query})
+
+
 async def read_body(
-    request: Request, kind: Kind, model: type[Options], query: Options
+    request: Request, kind: Kind, model: type[Options], query: Mapping[str, Any]
 ) -> tuple[bytes, str, dict[str, Any]]:
     """The file or document a caller sent, its media type, and the options of query string and form together.
 
@@ -94,7 +105,7 @@ async def read_body(
         MalformedInput: a picture is missing, or a form has not exactly one file.
         BadParameter: a form field is unknown or out of range.
     """
-    options = query.model_dump(exclude_unset=True, mode="json")
+    options = dict(query)
     kind_sent = media_type(request.headers.get("content-type", ""))
     if kind_sent == MULTIPART:
         body, kind_sent, fields = await _read_form(request, FILE_FIELD[kind], kind)

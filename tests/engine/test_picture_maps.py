@@ -11,7 +11,7 @@ from app.engine.picture_maps import Pictured, Targets, picture_maps
 from app.errors import TooExpensive
 from app.methods import METHODS
 from app.model import Cancellation, ImageModel, load
-from app.options import LayerOptions, PictureOptions
+from app.options import LayerOptions, PictureOptions, checked
 from app.pricing import cost_ms
 
 VECTORS = np.load(Path(__file__).parents[1] / "vectors" / "heatmaps.npz")
@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ImageModel:
 
 
 def maps(model: ImageModel, method: str, targets: list[int] | None = None, **given: object) -> Pictured:
-    options = METHODS[method].options.model_validate(given)
+    options = checked(METHODS[method].options, given)
     assert isinstance(options, PictureOptions)
     chosen = targets or [int(VECTORS["target"])]
     return picture_maps(method, model, VECTORS["x"], Targets(tuple(chosen)), options, None, lambda _: None)
@@ -112,7 +112,7 @@ def test_augmented_maps_of_a_symmetric_picture_are_symmetric(tmp_path: Path) -> 
 
 def test_what_is_too_dear_is_refused_with_its_price(model: ImageModel) -> None:
     """Before anything runs."""
-    options = METHODS["rise"].options.model_validate({"samples": 20_000})
+    options = checked(METHODS["rise"].options, {"samples": 20_000})
     assert isinstance(options, PictureOptions)
     limit = cost_ms("rise", options, model.card) / 2
     with pytest.raises(TooExpensive, match="would take about"):
@@ -121,7 +121,7 @@ def test_what_is_too_dear_is_refused_with_its_price(model: ImageModel) -> None:
 
 def test_what_turns_out_too_dear_behind_its_layer_is_refused(model: ImageModel) -> None:
     """A run behind an early layer costs more than the estimate for the default layer says."""
-    options = METHODS["ablationcam"].options.model_validate({"layer": relu2(model)})
+    options = checked(METHODS["ablationcam"].options, {"layer": relu2(model)})
     assert isinstance(options, PictureOptions)
     limit = cost_ms("ablationcam", options, model.card)
     with pytest.raises(TooExpensive, match="later layer"):
@@ -131,7 +131,7 @@ def test_what_turns_out_too_dear_behind_its_layer_is_refused(model: ImageModel) 
 def test_progress_goes_from_nothing_to_all(model: ImageModel) -> None:
     """Over all targets together, never backwards."""
     heard: list[float] = []
-    options = METHODS["smoothgrad"].options.model_validate({"samples": 80})
+    options = checked(METHODS["smoothgrad"].options, {"samples": 80})
     assert isinstance(options, PictureOptions)
     picture_maps("smoothgrad", model, VECTORS["x"], Targets((0, 1)), options, None, heard.append)
     assert heard == sorted(heard)
