@@ -35,27 +35,26 @@ class Observe:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 499  # nginx's number for a client that left before the answer
         facts: dict[str, Any] = scope.setdefault("onnxplain", {})
+        facts["status"] = 499  # nginx's number for a client that left before the answer
 
         async def noting(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                facts["status"] = message["status"]
             await send(message)
 
         try:
             with self._tracer.span(scope, facts):
                 await self._app(scope, receive, noting)
         finally:
-            self._tell(scope, facts, status, time.perf_counter() - started)
+            self._tell(scope, facts, time.perf_counter() - started)
 
-    def _tell(self, scope: Scope, facts: dict[str, Any], status: int, seconds: float) -> None:
+    def _tell(self, scope: Scope, facts: dict[str, Any], seconds: float) -> None:
         path: str = scope["path"]
         quiet = path.startswith(_QUIET)
         model, method = facts.get("model", ""), facts.get("method", "")
         if not quiet:
-            self._metrics.observe(model, method, status, seconds)
+            self._metrics.observe(model, method, facts["status"], seconds)
             self._metrics.stages(model, method, facts.get("timings_ms", {}))
             if "code" in facts:
                 self._metrics.problem(facts["code"])
@@ -64,6 +63,6 @@ class Observe:
             "%s %s %d",
             scope["method"],
             path[:200],
-            status,
+            facts["status"],
             extra={"request_id": scope.get("request_id", ""), "ms": round(seconds * 1e3, 2), **facts},
         )

@@ -49,7 +49,7 @@ class Tracer:
     @contextmanager
     def _span(self, scope: Scope, facts: dict[str, Any]) -> Iterator[None]:
         from opentelemetry.propagate import extract
-        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace import SpanKind, StatusCode
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         with self._tracer.start_as_current_span(
@@ -58,6 +58,8 @@ class Tracer:
             try:
                 yield
             finally:
+                span.set_attribute("http.request.method", scope["method"])
+                span.set_attribute("http.response.status_code", facts["status"])
                 span.set_attribute("url.path", scope["path"])
                 span.set_attribute("onnxplain.request_id", scope.get("request_id", ""))
                 for name in ("model", "method", "code", "cache"):
@@ -65,5 +67,7 @@ class Tracer:
                         span.set_attribute(f"onnxplain.{name}", facts[name])
                 for stage, ms in facts.get("timings_ms", {}).items():
                     span.set_attribute(f"onnxplain.{stage}_ms", ms)
+                if facts["status"] >= 500:
+                    span.set_status(StatusCode.ERROR)
                 if facts.get("model"):
                     span.update_name(f"{facts['method']} {facts['model']}")
