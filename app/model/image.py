@@ -22,7 +22,7 @@ from app.model.biases import biases_of
 from app.model.explainer_file import FORMULAS, PICTURE, TARGET, explainer_file
 from app.model.graph import trim, weights_of
 from app.model.inspection import PictureGraph
-from app.model.layer_run import COTANGENT, LayerGradient, LayerRun, LayerSessions, one_hot, tail_sessions
+from app.model.layer_run import COTANGENT, LayerGradient, LayerRun, LayerSessions, in_place, one_hot, tail_sessions
 from app.model.layers import SpatialLayers
 from app.model.session import Cancellation, Session, release_memory
 from app.model.tails import cut_head, cut_tail
@@ -252,17 +252,23 @@ class ImageModel:
         if name in self._layers:
             self._layers.move_to_end(name)
             return self._layers[name]
-        candidate = self._finder.candidate(name)
-        if candidate is None:
+        readings = self._finder.readings(name)
+        if not readings:
             known = ", ".join(f"'{layer.name}'" for layer in self.card.layers[-5:])
             raise LayerNotFound(
                 f"'{name}' is no layer of model '{self.card.name}' with height, width and a way to the score; use one that "
                 f"GET /v1/models/{self.card.name} lists{f', such as {known}' if known else ''}."
             )
         weights = self._weights()
-        sessions = tail_sessions(self._picture, candidate, weights, self.cancellation, self._threads)
-        head = cut_head(self._picture, name, sessions.crossing, weights)
-        sessions = replace(sessions, head=Session(head, self.cancellation, self._threads))
+        sessions = tail_sessions(self._picture, readings[0], weights, self.cancellation, self._threads)
+        head = Session(cut_head(self._picture, name, sessions.crossing, weights), self.cancellation, self._threads)
+        candidate = in_place(readings, head, self._picture)
+        if candidate is None:
+            raise LayerNotFound(
+                f"The places of '{name}' do not stand as they do in the picture, so no heatmap can be laid over it; use the "
+                "default layer."
+            )
+        sessions = replace(sessions, candidate=candidate, head=head)
         while len(self._layers) >= _KEPT_LAYERS:
             self._layers.popitem(last=False)
         self._layers[name] = sessions

@@ -19,7 +19,7 @@ from app.methods import METHODS
 from app.model.graph import Graph, assemble, trim, weights_of
 from app.model.image import ImageModel
 from app.model.inspection import PictureGraph, picture_graph, tensor_facts
-from app.model.layer_run import LayerSessions, Source, seeds, tail_sessions
+from app.model.layer_run import LayerSessions, Source, in_place, seeds, tail_sessions
 from app.model.layers import Candidate, SpatialLayers
 from app.model.manifest import Identity, Manifest
 from app.model.noise import Noise
@@ -117,9 +117,19 @@ def _load(
     missing = tuple(f"{rule.operator} at {rule.node}" for rule in missing_rules(model, picture.score, [picture.source]))
     finder = SpatialLayers(graph, picture.source, picture.score, picture.spec.size)
     candidates = finder.candidates()
-    default = _default(picture, finder, candidates, manifest.layer, weights, cancellation, threads)
-    shown = (picture.score, *((default.candidate.name, *default.crossing) if default else ()))
-    main = Session(trim(model, [graph.types[name] for name in shown]), cancellation, threads)
+    while True:
+        default = _default(picture, finder, candidates, manifest.layer, weights, cancellation, threads)
+        shown = (picture.score, *((default.candidate.name, *default.crossing) if default else ()))
+        main = Session(trim(model, [graph.types[name] for name in shown]), cancellation, threads)
+        readings = finder.readings(default.candidate.name) if default else []
+        found = in_place(readings, main, picture)
+        if default is None or found is not None or manifest.layer is not None:
+            break
+        candidates = [candidate for candidate in candidates if candidate.name != default.candidate.name]
+        finder.leave_out(default.candidate.name)
+    if default is not None and found is not None:
+        default = replace(default, candidate=found)
+        candidates = [found if candidate.name == found.name else candidate for candidate in candidates]
     forward_ms, agrees = _try_out(main, picture)
     if not agrees:
         return None

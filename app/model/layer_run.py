@@ -15,6 +15,7 @@ from app.errors import MethodNotApplicable, UnsupportedOperator
 from app.model.graph import trim
 from app.model.inspection import PictureGraph
 from app.model.layers import Candidate
+from app.model.noise import Noise
 from app.model.scores import FLOATS
 from app.model.session import Cancellation, Session
 from app.model.tails import TARGETS, cut_tail, pick_rows, repeated
@@ -24,6 +25,7 @@ Source = Literal["exact", "finite-difference", "none"]
 
 COTANGENT = "cotangent"
 _TAIL_BATCH = 32
+_SHARP = 1.5  # halves in the wrong order give 1.0, give or take 0.1; in the right one 2.7 and more
 _STEP = 1e-2  # of a finite difference, in standard deviations of the activations
 
 
@@ -104,6 +106,35 @@ def tail_sessions(
     model = trim(found.model, [value for value in found.model.graph.output if value.name == name])
     session = Session(model, cancellation, threads)
     return LayerSessions(candidate, part.crossing, session, name, straight_through=found.straight_through)
+
+
+def in_place(readings: Sequence[Candidate], session: Session, picture: PictureGraph) -> Candidate | None:
+    """The reading of a layer whose places are those of the picture, None if none is.
+
+    Of a sequence of patches the graph does not say which axis it is, nor in what order they stand: some networks sort them by
+    windows. So the right half of a picture is changed, and the right half of the maps has to change more than the left.
+    """
+    if not readings or (len(readings) == 1 and len(readings[0].layout.places) == 2):
+        return next(iter(readings), None)
+    sides = picture.graph.types[picture.source].type.tensor_type.shape.dim[1:]
+    columns = 2 if picture.spec.layout == "NHWC" else 3
+    x = Noise().standard((2, *(dim.dim_value for dim in sides))).swapaxes(columns, -1)
+    x[1, ..., : _middle(x)] = x[0, ..., : _middle(x)]
+    rows = np.ascontiguousarray(x.swapaxes(columns, -1))
+    before, after = (session.run({picture.source: row[None]}, [readings[0].name])[0] for row in rows)
+
+    def sharpness(candidate: Candidate) -> float:
+        maps = (candidate.layout.to_maps(tensor)[0].astype(np.float32) for tensor in (before, after))
+        moved = np.abs(np.subtract(*maps)).mean(axis=0)
+        return float(moved[:, _middle(moved) :].mean() / max(moved[:, : _middle(moved)].mean(), 1e-30))
+
+    return max((c for c in readings if sharpness(c) > _SHARP), key=sharpness, default=None)
+
+
+def _middle(maps: Floats) -> int:
+    """Where the right half begins."""
+    width: int = maps.shape[-1]
+    return width - width // 2
 
 
 class LayerRun:

@@ -7,6 +7,7 @@ or a sequence of patches `[n, t, c]` (any order of axes), perhaps with a class t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,17 +127,27 @@ class SpatialLayers:
 
     def candidate(self, name: str) -> Candidate | None:
         """The tensor of this name as something to explain, cut or not; None where it has no height and width."""
+        return next(iter(self.readings(name)), None)
+
+    def leave_out(self, name: str) -> None:
+        """Have this tensor no longer be one that can be explained."""
+        self._path = self._path - {name}
+
+    def readings(self, name: str) -> list[Candidate]:
+        """All ways to read a tensor as maps, the likeliest first: of `[n, 64, 256]` either number may be that of the patches."""
         if name not in self._path or name in {self._source, self._score}:
-            return None
+            return []
         shape = self._graph.shape(name)
         batch = None if shape is None else _batch_axis(shape)
         if shape is None or batch is None:
-            return None
+            return []
         lengths = tuple(length if isinstance(length, int) else 0 for length in shape)
-        layout = self._layout(name, lengths, batch)
-        if layout is None or lengths[layout.channel] < _FEWEST_CHANNELS:
-            return None
-        return Candidate(name, layout, lengths[layout.channel], self._graph.producer[name].op_type)
+        operator = self._graph.producer[name].op_type
+        return [
+            Candidate(name, layout, lengths[layout.channel], operator)
+            for layout in self._layouts(operator, lengths, batch)
+            if lengths[layout.channel] >= _FEWEST_CHANNELS
+        ]
 
     def _cuts(self) -> list[str]:
         """Tensors that every way from input to score passes: right after one is made, nothing else waits to be read."""
@@ -168,25 +179,29 @@ class SpatialLayers:
                 grids.add((shape[2], shape[3]))
         return grids
 
-    def _layout(self, name: str, lengths: tuple[int, ...], batch: int) -> Layout | None:
+    def _layouts(self, operator: str, lengths: tuple[int, ...], batch: int) -> Iterator[Layout]:
         others = [axis for axis in range(len(lengths)) if axis != batch]
         if len(lengths) == 4:
-            readings = (
-                [others] if self._graph.producer[name].op_type in _PICTURE_LIKE else [others, [others[2], *others[:2]]]
-            )
+            readings = [others] if operator in _PICTURE_LIKE else [others, [others[2], *others[:2]]]
             for channel, *places in readings:
                 grid = (lengths[places[0]], lengths[places[1]])
                 if min(grid) > 1 and (len(readings) == 1 or self._is_grid(grid)):
-                    return Layout(batch, channel, tuple(places), grid)
+                    yield Layout(batch, channel, tuple(places), grid)
         if len(lengths) == 3:
-            for tokens, channel in (others, others[::-1]):
-                for prefix in range(_MOST_PREFIX_TOKENS + 1):
-                    grids = (
-                        grid for grid in self._grids if grid[0] * grid[1] == lengths[tokens] - prefix and min(grid) > 1
-                    )
-                    for grid in sorted(grids):
-                        return Layout(batch, channel, (tokens,), grid, prefix)
-        return None
+            for surely in (True, False):
+                for tokens, channel in (others, others[::-1]):
+                    for prefix in range(_MOST_PREFIX_TOKENS + 1):
+                        for grid in self._grids_of(lengths[tokens] - prefix):
+                            if (grid in self._grids) == surely:
+                                yield Layout(batch, channel, (tokens,), grid, prefix)
+
+    def _grids_of(self, count: int) -> list[Grid]:
+        """Heights and widths of so many patches: a convolution's, or of the picture's proportions."""
+        grids = {grid for grid in self._grids if grid[0] * grid[1] == count}
+        height = round((max(count, 0) * self._size[0] / self._size[1]) ** 0.5)
+        if height and count % height == 0 and self._is_grid((height, count // height)):
+            grids.add((height, count // height))
+        return sorted(grid for grid in grids if min(grid) > 1)
 
     def _is_grid(self, grid: Grid) -> bool:
         """Whether these can be height and width: a convolution's, or the picture's divided by one whole number."""

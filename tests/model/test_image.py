@@ -189,7 +189,11 @@ def test_an_older_file_gives_the_scores_that_the_runtime_gives_for_it(
         helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
         for n, s in (("x", ["N", 3, 12, 12]), ("scores", ["N", 4]))
     ]
-    constants = {"w": RANDOM.standard_normal((4, 3, 2, 2)).astype(np.float32), "scales": scales, "roi": np.zeros(0, np.float32)}
+    constants = {
+        "w": RANDOM.standard_normal((4, 3, 2, 2)).astype(np.float32),
+        "scales": scales,
+        "roi": np.zeros(0, np.float32),
+    }
     proto = graph(nodes, ends[:1], ends[1:], constants, opset)
     proto.ir_version = 7
     assert np.allclose(loaded(proto).predict(X), scores_of(proto, X, "scores"), atol=1e-5)
@@ -291,6 +295,53 @@ def test_patches_behind_a_class_token_are_found_without_help(loaded: Callable[..
     ahead, back = run.tail(np.stack([run.activations + step, run.activations - step]))
     assert (ahead[1] - back[1]) / 2 == pytest.approx((exact * step).sum(), rel=1e-2, abs=1e-5)
     assert model.at_layer(X_WIDE, "patched").activations.shape == (6, 3, 4)
+
+
+def sequence(order: list[int]) -> onnx.ModelProto:
+    """Twelve pixels become 3 x 3 patches of 16 channels, `maps`; `[n, 16, 9]` in the given order, `patches`; one weight a patch, and scores."""
+    nodes = [
+        node("Conv", ["x", "w"], ["first"], strides=[3, 3]),
+        node("Conv", ["first", "w2"], ["maps"]),
+        node("Reshape", ["maps", "rows"], ["sequence"]),
+        node("Gather", ["sequence", "order"], ["patches"], axis=2),
+        node("MatMul", ["patches", "share"], ["mean"]),
+        node("Squeeze", ["mean", "last"], ["flat"]),
+        node("MatMul", ["flat", "head"], ["scores"]),
+    ]
+    constants = {
+        "w": RANDOM.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        "w2": RANDOM.standard_normal((16, 8, 2, 2)).astype(np.float32),
+        "rows": np.array([0, 16, 9]),
+        "order": np.array(order),
+        "share": RANDOM.standard_normal((9, 1)).astype(np.float32),
+        "last": np.array([2]),
+        "head": RANDOM.standard_normal((16, 4)).astype(np.float32),
+    }
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in (("x", ["N", 3, 12, 12]), ("scores", ["N", 4]))
+    ]
+    return graph(nodes, ends[:1], ends[1:], constants)
+
+
+def test_which_axis_holds_the_patches_is_found_by_looking(loaded: Callable[..., ImageModel]) -> None:
+    """16 channels of 9 patches look like 9 channels of 16: the halves of a picture tell them apart."""
+    model = loaded(sequence(list(range(9))))
+    assert model.card.default_layer is not None
+    assert (model.card.default_layer.name, model.card.default_layer.shape) == ("patches", (16, 3, 3))
+    found, maps = (model.layer_gradient(X, name, [1]) for name in ("patches", "maps"))
+    assert np.allclose(found.activations, maps.activations, atol=1e-5)
+    assert np.allclose(found.gradient, maps.gradient, atol=1e-5)
+    assert model.layer_gradient(X, "sequence", [1]).activations.shape == (16, 3, 3)
+
+
+def test_patches_in_another_order_are_no_map(loaded: Callable[..., ImageModel]) -> None:
+    """Columns first, as windows may leave them: a map of these would be a wrong one. The layer before takes their place."""
+    model = loaded(sequence([0, 3, 6, 1, 4, 7, 2, 5, 8]))
+    assert model.card.default_layer is not None
+    assert model.card.default_layer.name == "sequence"
+    with pytest.raises(LayerNotFound, match="do not stand as they do in the picture"):
+        model.layer_gradient(X, "patches", [1])
 
 
 def test_branches_that_meet_without_height_and_width_still_have_a_layer(loaded: Callable[..., ImageModel]) -> None:
