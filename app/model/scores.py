@@ -18,6 +18,8 @@ FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, 
 _TRANSPARENT = frozenset({"Identity", "Cast", "Dropout", "Flatten", "Squeeze", "Unsqueeze", "Reshape", "Transpose"})
 _ACTIVATIONS: dict[str, Activation] = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 _CHOICES = frozenset({"ArgMax", "TopK", "Hardmax"})
+_RISING = frozenset({"Log", "Clip", "Add"})  # put behind probabilities, often to keep a logarithm away from 0
+_TELLING = ("logit", "score", "class", "prob", "pred")  # what the main output's name often has in it
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,17 @@ def find_score(graph: Graph, wanted: str | None) -> tuple[ScoreFact, str]:
             f"None of the outputs {_listed(outputs)} holds scores as floating point numbers; "
             "name the tensor to explain as `score_output` in model.toml."
         )
-    # An output behind softmax or argmax is surely the classification; otherwise the first is the main one.
-    facts = sorted(found.values(), key=lambda fact: fact.activation is None)
+    # An output behind softmax or argmax is surely the classification; maps, and features from which another output is made,
+    # surely are not. Otherwise names tell, and where they do not, the first is the main one.
+    facts = sorted(
+        found.values(),
+        key=lambda fact: (
+            fact.activation is None,
+            len(graph.shape(fact.tensor) or ()) > 2,
+            any(other is not fact and fact.tensor in graph.needed_for([other.tensor]) for other in found.values()),
+            not any(word in fact.output.lower() for word in _TELLING),
+        ),
+    )
     warning = (
         f"The model has several outputs; '{facts[0].tensor}' is explained. Set `score_output` to explain another one."
         if len(facts) > 1
@@ -71,20 +82,28 @@ def find_score(graph: Graph, wanted: str | None) -> tuple[ScoreFact, str]:
 
 def _behind(graph: Graph, output: str) -> ScoreFact | None:
     """Walk back from an output through what only reshapes or chooses, to the scores."""
-    name, chosen = output, None
+    name, chosen, plain = output, None, True
     while (node := graph.producer.get(name)) is not None:
         if node.op_type in _ACTIVATIONS:
             return ScoreFact(node.input[0], _ACTIVATIONS[node.op_type], output)
         if (exponent := _decomposed_softmax(graph, node)) is not None:
             return ScoreFact(exponent, "softmax", output)
-        if node.op_type in _CHOICES:
+        if node.op_type in _CHOICES and plain:
             chosen = node.input[0]
+        elif node.op_type in _RISING and _is_constant(graph, *node.input[1:]):
+            plain = False  # only behind probabilities does it say nothing of its own
         elif node.op_type not in _TRANSPARENT:
             break
         name = node.input[0]
     if chosen is not None:
         return ScoreFact(chosen, "softmax", output)
     return ScoreFact(output, None, output) if graph.element_type(output) in FLOATS | {TensorProto.UNDEFINED} else None
+
+
+def _is_constant(graph: Graph, *names: str) -> bool:
+    """Whether these are weights, or absent."""
+    constants = graph.weights.keys() | {name for name, node in graph.producer.items() if node.op_type == "Constant"}
+    return all(not name or name in constants for name in names)
 
 
 def _decomposed_softmax(graph: Graph, node: NodeProto) -> str | None:

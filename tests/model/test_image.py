@@ -104,7 +104,7 @@ def test_the_input_gradient_predicts_what_a_small_step_does(loaded: Callable[...
     assert np.allclose([rise[0, 1], rise[1, 4]], slopes, rtol=2e-2, atol=1e-5)
 
 
-@pytest.mark.parametrize("end", ["Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Exp/Sum"])
+@pytest.mark.parametrize("end", ["Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Exp/Sum", "Log(Softmax + small)"])
 def test_the_score_is_the_tensor_before_the_end(loaded: Callable[..., ImageModel], end: str) -> None:
     """Softmax and its like are looked behind, whatever casts and squeezes follow."""
     if end == "ArgMax":
@@ -120,6 +120,10 @@ def test_the_score_is_the_tensor_before_the_end(loaded: Callable[..., ImageModel
         ]
         proto = behind(tiny_cnn(), *nodes, output="y", shape=["N", 5])
         proto.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
+    elif end == "Log(Softmax + small)":
+        nodes = [node("Softmax", ["scores"], ["p"]), node("Add", ["p", "small"], ["q"]), node("Log", ["q"], ["y"])]
+        proto = behind(tiny_cnn(), *nodes, output="y", shape=["N", 5])
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(1e-7, np.float32), "small"))
     else:
         proto = behind(
             tiny_cnn(), node(end, ["scores"], ["p"]), node("Identity", ["p"], ["y"]), output="y", shape=["N", 5]
@@ -131,6 +135,29 @@ def test_the_score_is_the_tensor_before_the_end(loaded: Callable[..., ImageModel
     assert probabilities is not None
     if end in {"Softmax", "Sigmoid", "Exp/Sum"}:
         assert np.allclose(probabilities, scores_of(proto, X, "y"), atol=1e-6)
+
+
+def test_a_rising_function_behind_plain_scores_belongs_to_them(loaded: Callable[..., ImageModel]) -> None:
+    """A last Clip without probabilities before it is the network's own end."""
+    proto = behind(tiny_cnn(), node("Clip", ["scores", "low"], ["y"]), output="y", shape=["N", 5])
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "low"))
+    assert loaded(proto).card.score_output == "y"
+
+
+@pytest.mark.parametrize("other", ["features", "flat", "extra"])
+def test_of_several_outputs_the_scores_are_explained(loaded: Callable[..., ImageModel], other: str) -> None:
+    """Maps are no scores, nor are features from which scores are made; between equals, names tell. The card says what was chosen."""
+    proto = tiny_cnn()
+    if other == "extra":
+        proto.graph.node.append(node("MatMul", ["flat", "other"], ["extra"]))
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones((8, 5), np.float32), "other"))
+    shape = {"features": ["N", 8, 6, 6], "flat": ["N", 8], "extra": ["N", 5]}[other]
+    values = [helper.make_tensor_value_info(other, TensorProto.FLOAT, shape), *proto.graph.output]
+    del proto.graph.output[:]
+    proto.graph.output.extend(values)
+    card = loaded(proto).card
+    assert card.score_output == "scores"
+    assert any("several outputs" in warning for warning in card.warnings)
 
 
 def test_the_manifest_may_name_any_tensor_as_score(loaded: Callable[..., ImageModel]) -> None:
