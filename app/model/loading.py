@@ -16,6 +16,7 @@ from app.errors import ModelNotFound, ModelRefused, ModelUnavailable
 from app.model.graph import Graph, all_nodes
 from app.model.image import ImageModel
 from app.model.image_loading import load_image
+from app.model.inspection import WHOLE
 from app.model.manifest import Identity, Manifest, read_manifest
 from app.model.scores import FLOATS
 from app.model.session import Cancellation, Session, release_memory
@@ -123,13 +124,13 @@ def parse_model(content: bytes) -> ModelProto:
 
 
 def kind_of(graph: Graph, manifest: Manifest) -> Kind:
-    """What the manifest says, else `image` for one 4-D input of floating point numbers, else `tabular`."""
+    """What the manifest says, else `image` for one 4-D input of numbers, else `tabular`."""
     if manifest.kind is not None:
         return manifest.kind
     value = graph.inputs[0] if len(graph.inputs) == 1 else None
     shape = graph.shape(value.name) if value is not None else None
     is_picture = (
-        value is not None and shape is not None and len(shape) == 4 and graph.element_type(value.name) in FLOATS
+        value is not None and shape is not None and len(shape) == 4 and graph.element_type(value.name) in FLOATS | WHOLE
     )
     return "image" if is_picture else "tabular"
 
@@ -160,8 +161,9 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 
 def _require_known_domains(model: ModelProto) -> None:
-    named = [entry.domain or "ai.onnx" for entry in model.opset_import]
-    if len(set(named)) < len(named):
+    # Some exporters name the same version twice, which says nothing new.
+    versions = {(entry.domain or "ai.onnx", entry.version) for entry in model.opset_import}
+    if len({domain for domain, _ in versions}) < len(versions):
         raise ModelRefused("The model names two versions of the same operators; export it again.")
     local = {(function.domain, function.name) for function in model.functions}
     inside = [node for function in model.functions for node in function.node]
