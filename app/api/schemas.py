@@ -198,8 +198,8 @@ class Importance(Wire):
 class Engine(Wire):
     """Which way the predictions were made."""
 
-    name: Literal["trees", "black-box"] = Field(
-        description="`trees`: only what a permuted column can move was computed again."
+    name: Literal["trees", "linear", "black-box"] = Field(
+        description="`trees`: only what a permuted column can move was computed again. `linear`: in closed form, within 1e-6."
     )
     audited: int = Field(description="Predictions that were compared with ONNX Runtime's own.")
 

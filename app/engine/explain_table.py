@@ -17,7 +17,7 @@ from app.engine.task import ExplainTask, Prediction, Predictions, TableExplanati
 from app.errors import BadParameter, BadTable, TooExpensive
 from app.explainers.exact import exact_importance
 from app.explainers.guards import Doubts, find_doubts
-from app.explainers.metrics import LABEL_FREE, Truth, choose, prediction_change
+from app.explainers.metrics import LABEL_FREE, METRICS, Truth, choose, prediction_change
 from app.explainers.permutation import (
     Evaluator,
     Group,
@@ -94,7 +94,8 @@ def explain_table(
     shuffles = Shuffles(n, options.seed, _n_samples(options.max_samples, n))
     drawn = shuffles.drawn
     sample = table if drawn is None else table.take(drawn)
-    evaluator = model.evaluator(sample, len(groups))
+    to_the_bit = not all(METRICS[name].smooth for name in options.metrics or () if name in METRICS)
+    evaluator = model.evaluator(sample, len(groups), to_the_bit=to_the_bit)
     _check_price(task.limits, options, model, evaluator, sample.n_rows, groups)
     _refuse_no_number(evaluator.baseline().values, drawn)
     measures = _measures(options.metrics, model, labels, weights, drawn, evaluator)

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -17,6 +19,8 @@ import numpy as np
 from app.explainers.metrics import Predicted
 from app.explainers.permutation import Group, Job, Rows
 from app.explainers.table import Table
+
+_COLUMNS = 32  # columns to keep at once
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,19 @@ class _Piece:
     repeat: int
     start: int
     stop: int
+
+
+@dataclass
+class _Buffer:
+    """Copies of the table that one thread writes to.
+
+    Attributes:
+        rows: the copies, one below the other.
+        changed: feature, first row of the table and first row of the buffer, and how many rows: what is not the table's own.
+    """
+
+    rows: Table
+    changed: set[tuple[int, int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,7 @@ class BlackBox:
         predict: table -> predictions; called from several threads at once where `threads` says so.
         table: the rows to explain.
         run_rows: about how many rows to predict in one call.
+        task_rows: about how many rows a thread predicts before it reports.
         threads: how many calls may run at once.
         unread: features that the model never reads.
         check: called before every run; raises to stop.
@@ -54,6 +72,7 @@ class BlackBox:
         table: Table,
         *,
         run_rows: int = 8192,
+        task_rows: int = 8192,
         threads: int = 1,
         unread: frozenset[int] = frozenset(),
         check: Callable[[], None] = lambda: None,
@@ -65,7 +84,10 @@ class BlackBox:
         self._unread = unread
         self._check = check
         self._copies = max(1, run_rows // table.n_rows)
-        self._buffers: SimpleQueue[Table] = SimpleQueue()
+        self._task_runs = max(1, task_rows // min(run_rows, self._copies * table.n_rows))
+        self._buffers: SimpleQueue[_Buffer] = SimpleQueue()
+        # Rows are gathered from the same few columns again and again: faster where their values lie side by side.
+        self._column = lru_cache(_COLUMNS)(lambda feature: np.ascontiguousarray(table.column(feature)))
         self._baseline: Predicted | None = None
         self.rows_predicted = 0
 
@@ -132,66 +154,71 @@ class BlackBox:
             for run in self._pieces(jobs):
                 yield run, self._run(jobs, run)
             return
+        pieces = self._pieces(jobs)
         with ThreadPoolExecutor(self._threads) as executor:
-            under_way: deque[tuple[list[_Piece], Future[Predicted]]] = deque()
+            under_way: deque[tuple[list[list[_Piece]], Future[list[Predicted]]]] = deque()
             try:
-                for run in self._pieces(jobs):
-                    under_way.append((run, executor.submit(self._run, jobs, run)))
+                while runs := list(islice(pieces, self._task_runs)):
+                    under_way.append((runs, executor.submit(self._task, jobs, runs)))
                     if len(under_way) > self._threads:
                         done, future = under_way.popleft()
-                        yield done, future.result()
+                        yield from zip(done, future.result(), strict=True)
                 while under_way:
                     done, future = under_way.popleft()
-                    yield done, future.result()
+                    yield from zip(done, future.result(), strict=True)
             finally:
                 for _, future in under_way:
                     future.cancel()
+
+    def _task(self, jobs: Sequence[Job], runs: list[list[_Piece]]) -> list[Predicted]:
+        """Several runs in one go: threads that wake each other after each would wait for one another."""
+        return [self._run(jobs, run) for run in runs]
 
     def _pieces(self, jobs: Sequence[Job]) -> Iterator[list[_Piece]]:
         n = self._table.n_rows
         run: list[_Piece] = []
         for number, job in enumerate(jobs):
-            for repeat in range(len(job.sources)):
-                if self._copies == 1:
-                    for start in range(0, n, self._run_rows):
-                        yield [_Piece(number, repeat, start, min(n, start + self._run_rows))]
-                    continue
-                run.append(_Piece(number, repeat, 0, n))
-                if len(run) == self._copies:
-                    yield run
-                    run = []
+            for start in range(0, n, self._run_rows):
+                for repeat in range(len(job.sources)):
+                    run.append(_Piece(number, repeat, start, min(n, start + self._run_rows)))
+                    if len(run) == self._copies:
+                        yield run
+                        run = []
         if run:
             yield run
 
     def _run(self, jobs: Sequence[Job], run: list[_Piece]) -> Predicted:
-        """Write the permuted columns over a copy of the table, predict, and put the columns back."""
+        """Write the permuted columns over a copy of the table, and predict."""
         self._check()
-        table, n = self._table, self._table.n_rows
+        n = self._table.n_rows
         buffer = self._buffer()
         try:
+            changed = {
+                (feature, piece.start, copy * n + piece.start, piece.stop - piece.start)
+                for copy, piece in enumerate(run)
+                for feature in jobs[piece.job].features
+            }
+            # The next repeat of a feature writes over this one, so columns are put back only when their turn is over.
+            for feature, own, place, size in buffer.changed - changed:
+                buffer.rows.column(feature)[place : place + size] = self._column(feature)[own : own + size]
+            buffer.changed = changed
             for copy, piece in enumerate(run):
                 source = jobs[piece.job].sources[piece.repeat, piece.start : piece.stop]
                 for feature in jobs[piece.job].features:
-                    target = buffer.column(feature)
-                    target[copy * n + piece.start : copy * n + piece.stop] = table.column(feature)[source]
-            first, last = run[0], run[-1]
-            rows = buffer.slice(first.start, (len(run) - 1) * n + last.stop)
+                    target = buffer.rows.column(feature)
+                    target[copy * n + piece.start : copy * n + piece.stop] = self._column(feature).take(source)
+            rows = buffer.rows.slice(run[0].start, (len(run) - 1) * n + run[-1].stop)
             self.rows_predicted += rows.n_rows
             return self._predict(rows)
         finally:
-            for copy, piece in enumerate(run):
-                for feature in jobs[piece.job].features:
-                    buffer.column(feature)[copy * n + piece.start : copy * n + piece.stop] = table.column(feature)[
-                        piece.start : piece.stop
-                    ]
             self._buffers.put(buffer)
 
-    def _buffer(self) -> Table:
-        """A copy of the table that no other thread writes to."""
+    def _buffer(self) -> _Buffer:
+        """One that no other thread writes to."""
         try:
             return self._buffers.get_nowait()
         except Empty:
-            return self._table.tile(self._copies)
+            return _Buffer(self._table.tile(self._copies), set())
 
 
 def _empty(base: Predicted, n_repeats: int) -> Predicted:

@@ -66,6 +66,8 @@ class Metric:
         row_mean: whether the score is a mean over rows (given the labels), so that its expectation over
             permutations is the mean over all pairs of rows.
         needs: which labels it needs to be defined: `any`, `two` different ones, or `all` classes.
+        smooth: whether the last digits of predictions move only its own last digits, the classes being the same. The order
+            of scores hangs on them, as does the logarithm of what a probability close to 1 leaves.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Metric:
     greater_is_better: bool = True
     row_mean: bool = False
     needs: Literal["any", "two", "all"] = "any"
+    smooth: bool = True
 
     def score(self, truth: Truth, predicted: Predicted) -> float:
         """The metric, signed so that greater is better."""
@@ -89,7 +92,8 @@ def _average(values: NDArray[Any], weights: Weights) -> float:
 
 
 def _accuracy(truth: Truth, predicted: Predicted) -> float:
-    return _average(truth.values == predicted.classes, truth.weights)
+    hits = truth.values == predicted.classes
+    return np.count_nonzero(hits) / len(hits) if truth.weights is None else _average(hits, truth.weights)
 
 
 def _balanced_accuracy(truth: Truth, predicted: Predicted) -> float:
@@ -267,15 +271,17 @@ METRICS: dict[str, Metric] = {
         Metric("balanced_accuracy", "classification", _balanced_accuracy, row_mean=True),
         Metric("f1", "classification", _f1),
         Metric("f1_macro", "classification", _f1_macro),
-        Metric("roc_auc", "classification", _one_vs_rest(_binary_roc_auc), needs="all"),
-        Metric("average_precision", "classification", _one_vs_rest(_binary_average_precision), needs="all"),
-        Metric("log_loss", "classification", _log_loss, greater_is_better=False, row_mean=True),
+        Metric("roc_auc", "classification", _one_vs_rest(_binary_roc_auc), needs="all", smooth=False),
+        Metric(
+            "average_precision", "classification", _one_vs_rest(_binary_average_precision), needs="all", smooth=False
+        ),
+        Metric("log_loss", "classification", _log_loss, greater_is_better=False, row_mean=True, smooth=False),
         Metric("brier", "classification", _brier, greater_is_better=False, row_mean=True),
         Metric("r2", "regression", _r2, row_mean=True, needs="two"),
         Metric("rmse", "regression", _rmse, greater_is_better=False),
         Metric("mse", "regression", _mse, greater_is_better=False, row_mean=True),
         Metric("mae", "regression", _mae, greater_is_better=False, row_mean=True),
-        Metric("mape", "regression", _mape, greater_is_better=False, row_mean=True),
+        Metric("mape", "regression", _mape, greater_is_better=False, row_mean=True, smooth=False),
     )
 }
 

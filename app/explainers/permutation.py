@@ -264,8 +264,9 @@ class _Effects:
         self._repeats = 0
 
     def add(self, loss: NDArray[np.float64], borrower: Rows) -> None:
-        self._by_row += loss
-        self._by_lender += loss.take(borrower)
+        short = loss.astype(np.float32)
+        self._by_row += short
+        self._by_lender += short.take(borrower)
         self._squares += float(loss @ loss)
         self._repeats += 1
 

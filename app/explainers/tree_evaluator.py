@@ -7,9 +7,7 @@ up in the runtime's order in float32, so that sums agree with it exactly.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.explainers.metrics import Predicted
+from app.explainers.parallel import for_each
 from app.explainers.permutation import Evaluator, Group, Job, Rows
 from app.explainers.tree_ensemble import Codes, TreeEnsemble
 
@@ -190,7 +189,7 @@ class TreeEvaluator:
                 walk.add(tree)
             sums[:, :, rows] = np.moveaxis(walk.sums, 0, -1)
 
-        _for_each(work, range(0, n, size), self._threads)
+        for_each(work, range(0, n, size), self._threads)
         return sums
 
     def _tested(self, jobs: Sequence[Job], columns: list[int]) -> list[_Tested]:
@@ -234,21 +233,6 @@ class TreeEvaluator:
             parent[tree.left[inner]] = parent[tree.right[inner]] = inner
             parents.append(parent)
         return parents
-
-
-def _for_each(work: Callable[[int], None], items: Sequence[int], threads: int) -> None:
-    if threads == 1 or len(items) == 1:
-        for item in items:
-            work(item)
-        return
-    with ThreadPoolExecutor(threads) as executor:
-        under_way: deque[Future[None]] = deque(executor.submit(work, item) for item in items)
-        try:
-            while under_way:
-                under_way.popleft().result()
-        finally:
-            for future in under_way:
-                future.cancel()
 
 
 @dataclass(frozen=True)

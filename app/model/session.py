@@ -19,7 +19,7 @@ ort.set_default_logger_severity(4)  # what goes wrong is raised; the log would o
 
 
 class Cancellation:
-    """Stops the running session of a worker from another thread, and every later run until `reset()`.
+    """Stops the running sessions of a worker from another thread, and every later run until `reset()`.
 
     The runtime looks at the flag between two nodes, so one long node is finished first.
     """
@@ -27,14 +27,14 @@ class Cancellation:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._cancelled = False
-        self._running: ort.RunOptions | None = None
+        self._running: set[ort.RunOptions] = set()  # several threads may run at once
 
     def cancel(self) -> None:
-        """Stop the current run, and make every later one raise Cancelled."""
+        """Stop the current runs, and make every later one raise Cancelled."""
         with self._lock:
             self._cancelled = True
-            if self._running is not None:
-                self._running.terminate = True
+            for options in self._running:
+                options.terminate = True
 
     def reset(self) -> None:
         """Allow runs again."""
@@ -51,13 +51,13 @@ class Cancellation:
         options = ort.RunOptions()
         with self._lock:
             self.check()
-            self._running = options
+            self._running.add(options)
         return options
 
-    def end(self) -> None:
-        """The run is over."""
+    def end(self, options: ort.RunOptions) -> None:
+        """The run that `begin()` gave these options is over."""
         with self._lock:
-            self._running = None
+            self._running.discard(options)
 
 
 class Session:
@@ -126,7 +126,7 @@ class Session:
                 f"The model's runtime refused this input ({_sentence(error)}); check its shape, types and values."
             ) from error
         finally:
-            self._cancellation.end()
+            self._cancellation.end(options)
         return results
 
 

@@ -15,18 +15,21 @@ from onnx import ModelProto
 from app.cards import Feature, ModelCard, TabularSpec
 from app.errors import InputRefusedByModel, InputTooLarge, ModelRefused
 from app.explainers.blackbox import BlackBox
+from app.explainers.linear_evaluator import LinearEvaluator
 from app.explainers.metrics import Predicted
 from app.explainers.permutation import Evaluator, Group, Rows
 from app.explainers.table import Table
 from app.explainers.tree_evaluator import TreeEvaluator
+from app.model.front import columns_read
 from app.model.graph import Graph
 from app.model.inspection import tensor_facts
+from app.model.linear_engine import LinearModel, cut_at_linear, pays
 from app.model.manifest import Identity, Manifest
 from app.model.noise import Noise
 from app.model.session import Cancellation, Session
 from app.model.tabular_inputs import TableInput, known_categories, table_inputs
 from app.model.tabular_outputs import Answer, class_indices, read_answer
-from app.model.tree_engine import TreeModel, columns_read, cut_at_trees
+from app.model.tree_engine import TreeModel, cut_at_trees
 
 RUN_SECONDS = 0.04  # a run cannot be stopped inside one operator, so no run may take longer
 RUN_ROWS = 8192  # more would leave the processor's cache between two operators
@@ -131,24 +134,42 @@ class TabularModel:
             )
         return Predicted(values, np.argmax(values, axis=1) if classes is None else classes)
 
-    def evaluator(self, table: Table, n_groups: int | None = None) -> Evaluator:
+    def evaluator(self, table: Table, n_groups: int | None = None, *, to_the_bit: bool = True) -> Evaluator:
         """What predicts permuted copies of this table, in the fastest way that gives the same numbers.
 
         Args:
             table: the unpermuted rows.
             n_groups: how many copies there will be for each repeat; default: one for each column.
+            to_the_bit: whether probabilities and values must be the runtime's to the last bit, or within 1e-6; classes are
+                always the same.
         """
-        trees = self._trees
         black_box = self.black_box(table, self.unread)
-        if trees is None or not trees.is_faster(n_groups or len(self.features), self.card.forward_ms):
+        fast = self._fast(table, n_groups or len(self.features), black_box, to_the_bit=to_the_bit)
+        if fast is None:
             return black_box
-        reads = columns_read(trees, table, self._feeds, self._offsets)
-        codes = None if reads is None else trees.ensemble.codes(trees.seen(self._feeds(table)), self.check)
-        if reads is None or codes is None:
+        black_box.baseline()  # what the runtime refuses of the rows themselves is the caller's to hear
+        try:
+            return fast if fast.agrees() else black_box
+        except InputRefusedByModel:
             return black_box
 
+    def _fast(
+        self, table: Table, n_groups: int, black_box: BlackBox, *, to_the_bit: bool
+    ) -> TreeEvaluator | LinearEvaluator | None:
+        """A shorter way than predicting every row, where the graph has one and it pays."""
+        cut, row_ms = self._cut, self.card.forward_ms
+        if cut is None:
+            return None
+        if isinstance(cut, LinearModel):
+            worth_it = not to_the_bit and pays(table.n_rows * n_groups, row_ms, self._threads)
+        else:
+            worth_it = cut.is_faster(n_groups, row_ms)
+        reads = columns_read(cut.front, table, self._feeds, self._offsets) if worth_it else None
+        if reads is None:
+            return None
+
         def finish(sums: NDArray[np.float32]) -> Predicted:
-            return self._predicted(trees.outputs(sums, self._outputs), len(sums))
+            return self._predicted(cut.outputs(sums, self._outputs), len(sums))
 
         def predict(features: Group, rows: Rows, sources: Rows) -> Predicted:
             changed = table.take(rows)
@@ -157,37 +178,42 @@ class TabularModel:
                 changed.column(feature)[:] = lenders.column(feature)
             return self.predict(changed)
 
-        walker = TreeEvaluator(
-            trees.ensemble, codes, reads, finish, predict, black_box, threads=self._threads, check=self.check
+        seen = cut.front.seen(self._feeds(table))
+        if isinstance(cut, LinearModel):
+            return LinearEvaluator(
+                cut.linear, seen, reads, finish, predict, black_box, threads=self._threads, check=self.check
+            )
+        codes = cut.ensemble.codes(seen, self.check)
+        if codes is None:
+            return None
+        return TreeEvaluator(
+            cut.ensemble, codes, reads, finish, predict, black_box, threads=self._threads, check=self.check
         )
-        black_box.baseline()  # what the runtime refuses of the rows themselves is the caller's to hear
-        try:
-            return walker if walker.agrees() else black_box
-        except InputRefusedByModel:
-            return black_box
 
     @cached_property
     def unread(self) -> frozenset[int]:
         """Columns that the graph never reads: not connected with its outputs, or tested by no tree."""
-        trees = self._trees
-        if trees is None or trees.head is not None:
+        trees = self._cut
+        if not isinstance(trees, TreeModel) or trees.front.head is not None:
             return self._unconnected
-        first = self._offsets[trees.source]
+        first = self._offsets[trees.front.source]
         tested = {
             first + int(trees.ensemble.origin[c]) for c, found in enumerate(trees.ensemble.thresholds) if len(found)
         }
-        width = next(len(i.features) for i in self._inputs if i.name == trees.source)
+        width = next(len(i.features) for i in self._inputs if i.name == trees.front.source)
         return self._unconnected | (set(range(first, first + width)) - tested)
 
     @cached_property
-    def _trees(self) -> TreeModel | None:
+    def _cut(self) -> TreeModel | LinearModel | None:
         model, self._model = self._model, None  # the graph is looked at once, and may be large
         if self._fixed_rows is not None or model is None:
             return None
         try:
-            return cut_at_trees(model, self._answer.scores, self._answer.label, self._cancellation)
+            return cut_at_trees(model, self._answer.scores, self._answer.label, self._cancellation) or cut_at_linear(
+                model, self._outputs, self._cancellation
+            )
         except (ModelRefused, KeyError, ValueError, IndexError):
-            return None  # an ensemble that only the runtime understands is left to it
+            return None  # an operator that only the runtime understands is left to it
 
     @cached_property
     def _offsets(self) -> dict[str, int]:
@@ -197,9 +223,9 @@ class TabularModel:
 
     def engine(self, evaluator: Evaluator) -> dict[str, Any]:
         """Which way an evaluator went, for the answer; `audited` predictions were compared with the runtime's."""
-        if isinstance(evaluator, TreeEvaluator) and not evaluator.failed:
-            return {"name": "trees", "audited": evaluator.audited}
-        return {"name": "black-box", "audited": 0}
+        if not isinstance(evaluator, TreeEvaluator | LinearEvaluator) or evaluator.failed:
+            return {"name": "black-box", "audited": 0}
+        return {"name": "trees" if isinstance(evaluator, TreeEvaluator) else "linear", "audited": evaluator.audited}
 
     def saving(self, evaluator: Evaluator) -> float:
         """How many times cheaper than predicting every row an evaluator is, at least."""
@@ -211,6 +237,7 @@ class TabularModel:
             self.predict,
             table,
             run_rows=self.run_rows,
+            task_rows=self._rows_within(RUN_SECONDS, 4 * RUN_ROWS),
             threads=self._threads,
             unread=self._unconnected if unread is None else unread,
             check=self.check,
@@ -219,7 +246,10 @@ class TabularModel:
     @cached_property
     def run_rows(self) -> int:
         """Rows in one run, so that it takes no longer than `RUN_SECONDS`."""
-        return int(np.clip(RUN_SECONDS * 1000 / max(self.card.forward_ms, 1e-6), _TRIAL_ROWS, RUN_ROWS))
+        return self._rows_within(RUN_SECONDS, RUN_ROWS)
+
+    def _rows_within(self, seconds: float, most: int) -> int:
+        return int(np.clip(seconds * 1000 / max(self.card.forward_ms, 1e-6), 1, most))
 
     def evaluation_data(self) -> bytes:
         """The registered evaluation data, a CSV file; empty where there is none."""

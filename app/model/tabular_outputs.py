@@ -228,7 +228,7 @@ def class_indices(label: np.ndarray[Any, Any], classes: tuple[str, ...]) -> np.n
     flat = label.reshape(len(label), -1)[:, 0]
     numbered = flat.dtype.kind in "iu" and classes == tuple(map(str, range(len(classes))))
     if numbered and len(flat) and flat.min() >= 0 and flat.max() < len(classes):
-        return flat.astype(np.intp)  # labels that are indices already
+        return flat.astype(np.intp, copy=False)  # labels that are indices already
     values, inverse = np.unique(flat, return_inverse=True)
     place = {name: index for index, name in enumerate(classes)}
     try:

@@ -148,7 +148,7 @@ def test_a_walk_under_way_ends_soon_after_it_is_cancelled() -> None:
 
 def test_columns_that_no_tree_tests_are_unread() -> None:
     model, _ = opened("catboost")
-    tested = {int(j) for tree in model._trees.ensemble.trees for j in tree.feature[~tree.is_leaf]}
+    tested = {int(j) for tree in model._cut.ensemble.trees for j in tree.feature[~tree.is_leaf]}
     assert model.unread == frozenset(range(6)) - tested
 
 
@@ -159,5 +159,5 @@ def test_lists_that_make_no_trees_are_left_to_the_runtime() -> None:
     node = next(node for node in model._model.graph.node if node.op_type == "TreeEnsembleRegressor")
     lists = {attribute.name: attribute.ints for attribute in node.attribute}
     lists["nodes_falsenodeids"][0] = lists["nodes_truenodeids"][0]
-    assert model._trees is None
+    assert model._cut is None
     assert isinstance(model.evaluator(table("lightgbm-number")), BlackBox)
