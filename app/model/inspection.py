@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from app.cards import ImageSpec, TensorFact
 from app.errors import ModelRefused
@@ -21,6 +21,9 @@ from app.model.shapes import Shapes, known, loses_the_batch, write_shapes
 SCORES = "onnxplain_scores"
 PICTURE = "onnxplain_picture"
 DEFAULT_SIZE = (224, 224)
+WHOLE = frozenset({TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64})  # element types of pixels as they are
+_MOVING = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Split", "Cast"})
+_LEVELS = (255.0, 256.0, 127.5, 128.0)  # what pixels are divided by
 _CLASS_KEYS = ("classes", "class_names", "labels", "names")
 
 
@@ -76,6 +79,8 @@ def picture_graph(model: ModelProto, manifest: Manifest, *, batched: bool = True
     """
     value = _picture_input(model)
     spec, warnings = image_spec(Graph(model), value, manifest)
+    if value.type.tensor_type.elem_type in WHOLE:
+        _take_whole_numbers_as_floats(model, value)
     fact, warning = find_score(Graph(model), manifest.score_output)
     trim(model, [ValueInfoProto(name=fact.tensor)])  # what lies behind the scores need not be run
     source = _float_input(model, value)
@@ -148,10 +153,26 @@ def image_spec(graph: Graph, value: ValueInfoProto, manifest: Manifest) -> tuple
             raise ModelRefused(
                 f"`{key}` has {len(numbers)} numbers, but the model takes {depth} channels; correct it in model.toml."
             )
-    if told.mean is None and told.std is None:
-        warnings.append(f"No `mean` and `std` are set under [image]: pixels are only divided by {told.scale:g}.")
+    scale = told.scale or (
+        1.0 if graph.element_type(value.name) in WHOLE or _divides_itself(graph, value.name) else 255.0
+    )
+    if told.mean is None and told.std is None and scale != 1:
+        warnings.append(f"No `mean` and `std` are set under [image]: pixels are only divided by {scale:g}.")
     mean, std = ((n * depth if len(n) == 1 else n) for n in (told.mean or (0.0,), told.std or (1.0,)))
-    return ImageSpec(size, mode, layout, told.scale, mean, std, told.fit, told.resize_to), warnings
+    return ImageSpec(size, mode, layout, scale, mean, std, told.fit, told.resize_to), warnings
+
+
+def _divides_itself(graph: Graph, name: str) -> bool:
+    """Whether the graph first of all divides its input by 255 or the like, and so takes pixels as they are."""
+    for node in graph.consumers.get(name, ()):
+        numbers = [numpy_helper.to_array(graph.weights[n]) for n in node.input if n in graph.weights]
+        factor = float(numbers[0].item()) if numbers and numbers[0].size == 1 and numbers[0].item() > 0 else 0.0
+        divisor = {"Div": factor, "Mul": 1 / factor if factor else 0.0}.get(node.op_type, 0.0)
+        if any(math.isclose(divisor, level, rel_tol=1e-5) for level in _LEVELS):
+            return True
+        if node.op_type in _MOVING and any(_divides_itself(graph, output) for output in node.output):
+            return True
+    return False
 
 
 def _layout_by_first_node(graph: Graph, name: str) -> Literal["NCHW", "NHWC"]:
@@ -170,11 +191,38 @@ def _picture_input(model: ModelProto) -> ValueInfoProto:
         raise ModelRefused(
             f"A picture model has one input; this one has {len(inputs)} ({names}). Export it with the picture alone."
         )
-    if inputs[0].type.tensor_type.elem_type not in FLOATS:
+    if inputs[0].type.tensor_type.elem_type not in FLOATS | WHOLE:
         raise ModelRefused(
-            f"The input '{inputs[0].name}' of a picture model must hold floating point numbers; export it without the cast."
+            f"The input '{inputs[0].name}' of a picture model must hold numbers from 0 to 255 or floating point numbers; "
+            "export it with such an input."
         )
     return inputs[0]
+
+
+def _take_whole_numbers_as_floats(model: ModelProto, value: ValueInfoProto) -> None:
+    """Let an input of whole numbers take float32, in place: the same numbers, but with a gradient.
+
+    Until the graph makes floating point numbers of them, it may only move them, which it does with floats just as well.
+    """
+    graph, waiting = Graph(model), [value.name]
+    retyped = {value.name}
+    while waiting:
+        name = waiting.pop()
+        for node in graph.consumers.get(name, ()):
+            floats = node.op_type == "Cast" and all(a.i in FLOATS for a in node.attribute if a.name == "to")
+            if floats or node.op_type == "Shape":
+                continue
+            if node.op_type not in _MOVING - {"Cast"} or name in node.input[1:]:
+                raise ModelRefused(
+                    f"The operator {node.op_type} at node '{node.name or node.output[0]}' computes with the whole numbers of the input "
+                    f"'{value.name}', which have no gradient; export the model with a cast to float before it."
+                )
+            waiting += set(node.output) - retyped
+            retyped |= set(node.output)
+    kept = [known for known in model.graph.value_info if known.name not in retyped]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+    value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def _float_input(model: ModelProto, value: ValueInfoProto) -> str:

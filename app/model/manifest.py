@@ -37,7 +37,7 @@ class ImageManifest:
     size: tuple[int, int] | None = None
     mode: Literal["RGB", "BGR", "L"] | None = None
     layout: Literal["NCHW", "NHWC"] | None = None
-    scale: float = 255.0
+    scale: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     fit: Literal["crop", "stretch", "letterbox"] = "stretch"

@@ -186,6 +186,42 @@ def test_channels_last_gives_the_same_as_channels_first(loaded: Callable[..., Im
     assert np.allclose(last.input_gradient(X, [1]).gradient, plain.input_gradient(X, [1]).gradient, atol=1e-6)
 
 
+def with_preprocessing(kind: int, divide: str) -> onnx.ModelProto:
+    """The tiny network behind its own preprocessing: channels first, floats, a division."""
+    proto = nhwc()
+    proto.graph.node[0].output[0] = "pixels_first"
+    factor = 255.0 if divide == "Div" else 1 / 255.0
+    proto.graph.node.insert(1, node("Cast", ["pixels_first"], ["numbers"], to=TensorProto.FLOAT))
+    proto.graph.node.insert(2, node(divide, ["numbers", "factor"], ["x"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([factor], np.float32), "factor"))
+    proto.graph.input[0].type.tensor_type.elem_type = kind
+    return proto
+
+
+@pytest.mark.parametrize("divide", ["Div", "Mul"])
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT], ids=["uint8", "float32"])
+def test_a_graph_that_prepares_pixels_takes_them_as_they_are(
+    loaded: Callable[..., ImageModel], kind: int, divide: str
+) -> None:
+    """No division twice; whole numbers have a gradient like others, for the graph makes floats of them anyway."""
+    model = loaded(with_preprocessing(kind, divide))
+    assert model.card.image is not None
+    assert (model.card.image.scale, model.card.image.layout) == (1.0, "NHWC")
+    pixels = RANDOM.integers(0, 256, (1, 3, 12, 12)).astype(np.float32)
+    plain = loaded(tiny_cnn())
+    assert np.allclose(model.predict(pixels), plain.predict(pixels / 255), atol=1e-5)
+    found, expected = (m.input_gradient(x, [2]).gradient for m, x in ((model, pixels), (plain, pixels / 255)))
+    assert np.allclose(found, expected / 255, atol=1e-6)
+
+
+def test_arithmetic_on_whole_pixels_is_refused_with_its_node(loaded: Callable[..., ImageModel]) -> None:
+    proto = with_preprocessing(TensorProto.UINT8, "Div")
+    proto.graph.node.insert(1, node("Add", ["pixels_first", "pixels_first"], ["doubled"], name="twice"))
+    proto.graph.node[2].input[0] = "doubled"
+    with pytest.raises(ModelRefused, match="Add at node 'twice' computes with the whole numbers"):
+        loaded(proto)
+
+
 def test_a_batch_fixed_to_one_by_the_exporter_is_opened(loaded: Callable[..., ImageModel]) -> None:
     """Several pictures and several classes then run at once, with the same numbers."""
     fixed, free = loaded(tiny_cnn(batch=1)), loaded(tiny_cnn())
