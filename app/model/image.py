@@ -22,8 +22,17 @@ from app.model.biases import biases_of
 from app.model.explainer_file import FORMULAS, PICTURE, TARGET, explainer_file
 from app.model.graph import trim, weights_of
 from app.model.inspection import PictureGraph
-from app.model.layer_run import COTANGENT, LayerGradient, LayerRun, LayerSessions, in_place, one_hot, tail_sessions
-from app.model.layers import SpatialLayers
+from app.model.layer_run import (
+    COTANGENT,
+    LayerGradient,
+    LayerRun,
+    LayerSessions,
+    halves,
+    in_place,
+    one_hot,
+    tail_sessions,
+)
+from app.model.layers import Candidate, SpatialLayers
 from app.model.session import Cancellation, Session, release_memory
 from app.model.tails import cut_head, cut_tail
 
@@ -262,7 +271,10 @@ class ImageModel:
         weights = self._weights()
         sessions = tail_sessions(self._picture, readings[0], weights, self.cancellation, self._threads)
         head = Session(cut_head(self._picture, name, sessions.crossing, weights), self.cancellation, self._threads)
-        candidate = in_place(readings, head, self._picture)
+        candidate: Candidate | None = readings[0]
+        if not self._finder.is_sure(name):
+            (pair,) = halves(head, self._picture, [name])
+            candidate = in_place(readings, *pair)
         if candidate is None:
             raise LayerNotFound(
                 f"The places of '{name}' do not stand as they do in the picture, so no heatmap can be laid over it; use the "

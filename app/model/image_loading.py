@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from app.methods import METHODS
 from app.model.graph import Graph, assemble, trim, weights_of
 from app.model.image import ImageModel
 from app.model.inspection import PictureGraph, picture_graph, tensor_facts
-from app.model.layer_run import LayerSessions, Source, in_place, seeds, tail_sessions
+from app.model.layer_run import LayerSessions, Source, halves, in_place, seeds, tail_sessions
 from app.model.layers import Candidate, SpatialLayers
 from app.model.manifest import Identity, Manifest
 from app.model.noise import Noise
@@ -117,19 +117,18 @@ def _load(
     missing = tuple(f"{rule.operator} at {rule.node}" for rule in missing_rules(model, picture.score, [picture.source]))
     finder = SpatialLayers(graph, picture.source, picture.score, picture.spec.size)
     candidates = finder.candidates()
-    while True:
-        default = _default(picture, finder, candidates, manifest.layer, weights, cancellation, threads)
-        shown = (picture.score, *((default.candidate.name, *default.crossing) if default else ()))
-        main = Session(trim(model, [graph.types[name] for name in shown]), cancellation, threads)
-        readings = finder.readings(default.candidate.name) if default else []
-        found = in_place(readings, main, picture)
-        if default is None or found is not None or manifest.layer is not None:
-            break
-        candidates = [candidate for candidate in candidates if candidate.name != default.candidate.name]
-        finder.leave_out(default.candidate.name)
-    if default is not None and found is not None:
-        default = replace(default, candidate=found)
-        candidates = [found if candidate.name == found.name else candidate for candidate in candidates]
+    cuts = {candidate.name for candidate in candidates}
+    # Where branches meet only behind their last maps, no cut is left, and a branch's own last tensor has to do.
+    others = [candidate for candidate in finder.all() if candidate.name not in cuts][-_DEFAULT_TRIES:]
+    unsure = [c.name for c in (*candidates, *others) if not finder.is_sure(c.name)]
+    if unsure:
+        placed = _placed(picture, finder, unsure, weights, cancellation, threads)
+        candidates, others = (
+            [c for old in found if (c := placed.get(old.name, old))] for found in (candidates, others)
+        )
+    default = _default(picture, finder, candidates, others, manifest.layer, weights, cancellation, threads)
+    shown = (picture.score, *((default.candidate.name, *default.crossing) if default else ()))
+    main = Session(trim(model, [graph.types[name] for name in shown]), cancellation, threads)
     forward_ms, agrees = _try_out(main, picture)
     if not agrees:
         return None
@@ -139,10 +138,27 @@ def _load(
     return _Loaded(picture, finder, candidates, main, default, missing, rounds, forward_ms)
 
 
+def _placed(
+    picture: PictureGraph,
+    finder: SpatialLayers,
+    names: Sequence[str],
+    weights: Mapping[str, TensorProto],
+    cancellation: Cancellation,
+    threads: int,
+) -> dict[str, Candidate | None]:
+    """For each of these tensors the reading that keeps the picture's places, None where there is none."""
+    graph = picture.graph
+    part = graph.extract([graph.types[picture.source]], [graph.types[name] for name in names], weights)
+    session = Session(part, cancellation, threads, optimise=False)
+    pairs = halves(session, picture, names)
+    return {name: in_place(finder.readings(name), *pair) for name, pair in zip(names, pairs, strict=True)}
+
+
 def _default(
     picture: PictureGraph,
     finder: SpatialLayers,
     candidates: list[Candidate],
+    others: list[Candidate],
     wanted: str | None,
     weights: Mapping[str, TensorProto],
     cancellation: Cancellation,
@@ -153,7 +169,7 @@ def _default(
     Behind the last attention of a transformer only the class token counts: the patches are still there, but change nothing.
     """
     if wanted is not None:
-        candidate = finder.candidate(wanted)
+        candidate = next((c for c in candidates if c.name == wanted), None) or finder.candidate(wanted)
         if candidate is None:
             names = ", ".join(f"'{c.name}'" for c in candidates[-5:])
             raise ModelRefused(
@@ -161,10 +177,7 @@ def _default(
                 f"{f'; the last candidates are {names}' if names else ''}."
             )
         return tail_sessions(picture, candidate, weights, cancellation, threads)
-    cuts = {candidate.name for candidate in candidates}
-    # Where branches meet only behind their last maps, no cut is left, and a branch's own last tensor has to do.
-    others = [candidate for candidate in finder.all() if candidate.name not in cuts]
-    for candidate in [*candidates[: -_DEFAULT_TRIES - 1 : -1], *others[: -_DEFAULT_TRIES - 1 : -1]]:
+    for candidate in [*candidates[: -_DEFAULT_TRIES - 1 : -1], *others[::-1]]:
         sessions = tail_sessions(picture, candidate, weights, cancellation, threads)
         if _depends(picture, sessions):
             return sessions

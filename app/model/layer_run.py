@@ -25,7 +25,7 @@ Source = Literal["exact", "finite-difference", "none"]
 
 COTANGENT = "cotangent"
 _TAIL_BATCH = 32
-_SHARP = 1.5  # halves in the wrong order give 1.0, give or take 0.1; in the right one 2.7 and more
+_SHARP = 2.0  # halves in the wrong order give 1.0, give or take 0.3; in the right one 2.7 and more
 _STEP = 1e-2  # of a finite difference, in standard deviations of the activations
 
 
@@ -108,20 +108,27 @@ def tail_sessions(
     return LayerSessions(candidate, part.crossing, session, name, straight_through=found.straight_through)
 
 
-def in_place(readings: Sequence[Candidate], session: Session, picture: PictureGraph) -> Candidate | None:
-    """The reading of a layer whose places are those of the picture, None if none is.
-
-    Of a sequence of patches the graph does not say which axis it is, nor in what order they stand: some networks sort them by
-    windows. So the right half of a picture is changed, and the right half of the maps has to change more than the left.
-    """
-    if not readings or (len(readings) == 1 and len(readings[0].layout.places) == 2):
-        return next(iter(readings), None)
+def halves(session: Session, picture: PictureGraph, names: Sequence[str]) -> list[tuple[Floats, Floats]]:
+    """What these tensors are for a picture of noise, and for the same with another right half."""
     sides = picture.graph.types[picture.source].type.tensor_type.shape.dim[1:]
     columns = 2 if picture.spec.layout == "NHWC" else 3
     x = Noise().standard((2, *(dim.dim_value for dim in sides))).swapaxes(columns, -1)
     x[1, ..., : _middle(x)] = x[0, ..., : _middle(x)]
     rows = np.ascontiguousarray(x.swapaxes(columns, -1))
-    before, after = (session.run({picture.source: row[None]}, [readings[0].name])[0] for row in rows)
+    return list(zip(*(session.run({picture.source: row[None]}, names) for row in rows), strict=True))
+
+
+def in_place(readings: Sequence[Candidate], before: Floats, after: Floats) -> Candidate | None:
+    """The reading of a layer whose places are those of the picture, None if none is.
+
+    Of a sequence of patches the graph does not say which axis it is, nor in what order they stand: some networks sort them by
+    windows. Where the right half of a picture changes, the right half of the maps has to change more than the left.
+
+    Args:
+        readings: of one tensor.
+        before: the tensor for a picture.
+        after: the tensor for the same with another right half.
+    """
 
     def sharpness(candidate: Candidate) -> float:
         maps = (candidate.layout.to_maps(tensor)[0].astype(np.float32) for tensor in (before, after))

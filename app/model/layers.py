@@ -129,10 +129,6 @@ class SpatialLayers:
         """The tensor of this name as something to explain, cut or not; None where it has no height and width."""
         return next(iter(self.readings(name)), None)
 
-    def leave_out(self, name: str) -> None:
-        """Have this tensor no longer be one that can be explained."""
-        self._path = self._path - {name}
-
     def readings(self, name: str) -> list[Candidate]:
         """All ways to read a tensor as maps, the likeliest first: of `[n, 64, 256]` either number may be that of the patches."""
         if name not in self._path or name in {self._source, self._score}:
@@ -148,6 +144,11 @@ class SpatialLayers:
             for layout in self._layouts(operator, lengths, batch)
             if lengths[layout.channel] >= _FEWEST_CHANNELS
         ]
+
+    def is_sure(self, name: str) -> bool:
+        """Whether the graph alone tells how to read the tensor: maps are what they are, sequences could be several things."""
+        readings = self.readings(name)
+        return [len(reading.layout.places) for reading in readings] == [2] and readings[0].layout.grid in self._grids
 
     def _cuts(self) -> list[str]:
         """Tensors that every way from input to score passes: right after one is made, nothing else waits to be read."""

@@ -362,6 +362,7 @@ def test_patches_behind_a_class_token_are_found_without_help(loaded: Callable[..
 
 def sequence(order: list[int]) -> onnx.ModelProto:
     """Twelve pixels become 3 x 3 patches of 16 channels, `maps`; `[n, 16, 9]` in the given order, `patches`; one weight a patch, and scores."""
+    random = np.random.default_rng(3)
     nodes = [
         node("Conv", ["x", "w"], ["first"], strides=[3, 3]),
         node("Conv", ["first", "w2"], ["maps"]),
@@ -372,13 +373,13 @@ def sequence(order: list[int]) -> onnx.ModelProto:
         node("MatMul", ["flat", "head"], ["scores"]),
     ]
     constants = {
-        "w": RANDOM.standard_normal((8, 3, 3, 3)).astype(np.float32),
-        "w2": RANDOM.standard_normal((16, 8, 2, 2)).astype(np.float32),
+        "w": random.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        "w2": random.standard_normal((16, 8, 2, 2)).astype(np.float32),
         "rows": np.array([0, 16, 9]),
         "order": np.array(order),
-        "share": RANDOM.standard_normal((9, 1)).astype(np.float32),
+        "share": random.standard_normal((9, 1)).astype(np.float32),
         "last": np.array([2]),
-        "head": RANDOM.standard_normal((16, 4)).astype(np.float32),
+        "head": random.standard_normal((16, 4)).astype(np.float32),
     }
     ends = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
