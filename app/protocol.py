@@ -18,6 +18,8 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+_PIPELINED = 64  # requests that may wait on one connection; each costs kilobytes before its turn comes
+_FRAMING_PER_BYTE = 16  # a body sent byte by byte has at least 5 bytes of framing for each
 _LINGER_S = 2.0  # between the end of a connection for us and its abortion, so that the client can read our last word
 
 
@@ -28,7 +30,7 @@ class EdgeLimits:
     Attributes:
         headers_s: seconds from the first byte (or the connection) to the end of the headers.
         body_s: seconds from there to the end of the body; as long may a client take between two reads of an answer.
-        header_bytes: of the request line and all headers.
+        header_bytes: of the request line and all headers; of what comes in a body beside the body, too.
         connections: open at once.
     """
 
@@ -61,6 +63,8 @@ class Protocol(HttpToolsProtocol):
         self._in_headers = True
         self._receiving = False
         self._header_bytes = 0
+        self._body_bytes = 0
+        self._framing_bytes = 0
         self._requests = 0
         self._running: RequestResponseCycle | None = None
 
@@ -80,27 +84,50 @@ class Protocol(HttpToolsProtocol):
             return
         if self._deadline is None and not self._receiving:
             self._arm(self._limits.headers_s)
-        began_in_headers, requests = self._in_headers, self._requests
+        began_in_headers, requests, body_bytes = self._in_headers, self._requests, self._body_bytes
         super().data_received(data)
-        # Nothing but headers came: all of it counts. Headers that ended were measured when they did.
-        if began_in_headers and self._requests == requests and not self.transport.is_closing():
+        if self._requests != requests or self.transport.is_closing():
+            return  # headers that ended were measured when they did
+        if began_in_headers:  # nothing but headers came: all of it counts
             self._header_bytes += len(data)
             if self._header_bytes > self._limits.header_bytes:
-                self._answer(431, "headers_too_large", self._headers_sentence())
+                self._refuse(431, "headers_too_large", self._headers_sentence())
+        elif self._receiving:
+            self._framing_bytes += len(data) - (self._body_bytes - body_bytes)
+            if self._framing_bytes > self._limits.header_bytes + _FRAMING_PER_BYTE * self._body_bytes:
+                self._refuse(
+                    431, "headers_too_large", "The body has more chunk extensions or trailers than it may have."
+                )
 
     def on_message_begin(self) -> None:
         """A request line begins."""
         super().on_message_begin()
         self._in_headers, self._receiving = True, True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note a header. Trailers, which come after the body, mean nothing here and are dropped."""
+        if self._in_headers:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
     def on_headers_complete(self) -> None:
-        """The headers are in: the body has its own deadline."""
-        self._in_headers, self._header_bytes = False, 0
+        """The headers are in: the body has its own deadline.
+
+        Raises:
+            OverflowError: too many requests wait on this connection; the parser stops, and says so in its own way.
+        """
+        if len(self.pipeline) >= _PIPELINED:
+            raise OverflowError
         self._requests += 1
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         self.app = self._refuse_headers if size > self._limits.header_bytes else self.config.loaded_app
         self._arm(self._limits.body_s)
         super().on_headers_complete()
+        self._in_headers, self._header_bytes, self._body_bytes, self._framing_bytes = False, 0, 0, 0
 
     def on_message_complete(self) -> None:
         """The request is in: from here on the service takes its own time, which the pool bounds."""
@@ -142,13 +169,11 @@ class Protocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._deadline = None
-        answered = self.cycle is not None and self._receiving and not self._in_headers and self.cycle.response_started
-        pending = self._running is not None and not self._running.response_complete
-        if answered or not self._receiving or (pending and self._running is not self.cycle):
-            self._close()  # nothing was asked, or an answer is on its way: another would be mistaken for it
+        if not self._receiving:
+            self._close()  # nothing was asked
             return
         part, seconds = ("headers", self._limits.headers_s) if self._in_headers else ("body", self._limits.body_s)
-        self._answer(408, "too_slow", f"The {part} of the request did not arrive within {seconds:g} s. Send it faster.")
+        self._refuse(408, "too_slow", f"The {part} of the request did not arrive within {seconds:g} s. Send it faster.")
 
     # ---- one connection, one request at a time --------------------------------------------------------------------
 
@@ -185,7 +210,16 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Not HTTP at all."""
         del msg
-        self._answer(400, "malformed_request", "This is not a valid HTTP/1.1 request. Send one as RFC 9112 defines it.")
+        self._refuse(400, "malformed_request", "This is not a valid HTTP/1.1 request. Send one as RFC 9112 defines it.")
+
+    def _refuse(self, status: int, code: str, detail: str) -> None:
+        """Answer the request that is being received; where another answer is due or under way, close without a word."""
+        answered = self._receiving and not self._in_headers and self.cycle is not None and self.cycle.response_started
+        pending = self._running is not None and not self._running.response_complete
+        if answered or (pending and (self._in_headers or self._running is not self.cycle)):
+            self._close()  # this answer would be mistaken for the other
+        else:
+            self._answer(status, code, detail)
 
     def _headers_sentence(self) -> str:
         return f"The headers are larger than {self._limits.header_bytes // 1024} KiB. Send fewer or shorter ones."

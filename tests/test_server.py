@@ -21,6 +21,7 @@ from app.server import refuse_open_door
 from app.settings import Settings
 from tests import graphs
 from tests.conftest import DEMO_MODELS, Service, eventually, running
+from tests.soak.load import resident
 
 HEADERS_S = 1.0
 BODY_S = 1.5
@@ -173,14 +174,73 @@ def _closed_with_busy(connection: socket.socket) -> bool:
         (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 70_000 + b"\r\n\r\n", 431),
         (b"GET /" + b"x" * 400_000, 431),
         (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20_000 + b"\r\n", 431),
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\nConnection: close\r\n\r\n", 421),
+        (b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n\r\n", 421),
     ],
-    ids=["tls", "version", "two lengths", "length and chunks", "negative", "long header", "long line", "many headers"],
+    ids=[
+        "tls",
+        "version",
+        "two lengths",
+        "length and chunks",
+        "negative",
+        "long header",
+        "long line",
+        "many headers",
+        "two hosts",
+        "no host",
+    ],
 )
 def test_what_is_no_proper_request_gets_a_problem(strict: Service, request_bytes: bytes, status: int) -> None:
     answered, headers, body = exchange(strict, request_bytes)
     assert (answered, headers["content-type"]) == (status, "application/problem+json")
     assert json.loads(body)["status"] == status
     assert strict.client.get("/health/live").status_code == 200
+
+
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "unit"),
+    [
+        (CHUNKED + b"0\r\n", b"A: " + b"x" * 1000 + b"\r\n"),
+        (CHUNKED + b"0\r\nA: ", b"x" * 1000),
+        (CHUNKED + b"2;", b"x" * 1000),
+        (b"", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20),
+    ],
+    ids=["trailers", "a trailer", "chunk extension", "requests"],
+)
+def test_what_never_ends_is_cut_off_and_costs_no_memory(strict: Service, start: bytes, unit: bytes) -> None:
+    before = resident(strict.process.pid)
+    with closing(connect(strict)) as connection:
+        connection.sendall(start)
+        sent, cut_off = 0, False
+        while sent < 2**24 and not cut_off:
+            try:
+                connection.sendall(unit * 20)
+                sent += len(unit) * 20
+            except OSError:
+                cut_off = True
+        assert cut_off
+    assert resident(strict.process.pid) - before < 8
+
+
+def test_trailers_change_nothing(strict: Service) -> None:
+    """A trailer is no header: neither key nor media type may come after the body."""
+    chunk = b'10\r\n{"rows": [[3]]} \r\n0\r\nContent-Type: text/csv\r\nHost: evil.example\r\n\r\n'
+    request = CHUNKED.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + chunk
+    status, _, body = exchange(strict, request)
+    assert (status, json.loads(body)["predictions"]) == (200, [3])
+
+
+def test_no_answer_comes_before_the_one_that_is_due(strict: Service) -> None:
+    """Behind a request at work comes nonsense: its refusal would be taken for the first one's answer."""
+    body = json.dumps({"rows": [[10**12]]}).encode()
+    first = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with closing(connect(strict)) as connection:
+        connection.sendall(first + b"NONSENSE\r\n\r\n")
+        assert _drain(connection) == b""
+    eventually(lambda: _gauge(strict, "onnxplain_workers_busy") == 0)
 
 
 def test_a_large_body_on_a_kept_connection_is_not_taken_for_headers(strict: Service) -> None:

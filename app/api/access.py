@@ -42,7 +42,8 @@ class Access:
 
     def _check(self, scope: Scope) -> None:
         headers = dict(reversed(scope["headers"]))  # the first of several counts
-        if self._hosts and _hostname(headers.get(b"host", b"")) not in self._hosts:
+        hosts = [_hostname(value) for name, value in scope["headers"] if name == b"host"]
+        if self._hosts and (len(hosts) != 1 or hosts[0] not in self._hosts):
             raise HostRefused(
                 "This service does not answer for the host in this request. Use the address it listens on, or name the host "
                 "in ONNXPLAIN_ALLOWED_HOSTS."

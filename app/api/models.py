@@ -18,7 +18,7 @@ from app.answers import predictions_document
 from app.api import examples
 from app.api.caching import answered
 from app.api.problems import documented
-from app.api.requests import JSON, MULTIPART, OCTETS, media_type, preferred, read_body, read_query
+from app.api.requests import JSON, MULTIPART, OCTETS, form_of, media_type, preferred, read_body, read_query
 from app.api.schemas import ModelDetail, ModelList, ModelSummary, PredictionAnswer
 from app.api.state import State, state
 from app.engine.task import ExplainTask, ModelFile, Predictions
@@ -164,7 +164,7 @@ async def put_model(request: Request, name: ModelName) -> Response:
     _require_uploads(service)
     if media_type(request.headers.get("content-type", "")) != MULTIPART:
         raise errors.UnsupportedMediaType(f"Send {MULTIPART} with a file 'model' and, if you like, a file 'manifest'.")
-    async with request.form(max_files=2, max_fields=0) as form:
+    async with form_of(request, max_files=2, max_fields=0) as form:
         model, manifest = form.get("model"), form.get("manifest")
         if not isinstance(model, UploadFile) or not model.size:
             raise errors.MalformedInput("The form has no file 'model'. With curl: -F model=@model.onnx.")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from app.cards import Kind
 from app.errors import BadParameter, MalformedInput, NotAcceptable, UnsupportedMediaType
@@ -106,6 +107,9 @@ async def read_body(
         BadParameter: a form field is unknown or out of range.
     """
     options = dict(query)
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise UnsupportedMediaType(f"The body came with Content-Encoding {coding[:80]}. Send it without, as it is.")
     kind_sent = media_type(request.headers.get("content-type", ""))
     if kind_sent == MULTIPART:
         body, kind_sent, fields = await _read_form(request, FILE_FIELD[kind], kind)
@@ -121,8 +125,25 @@ async def read_body(
     return body, kind_sent, options
 
 
+@asynccontextmanager
+async def form_of(request: Request, **limits: int) -> AsyncIterator[FormData]:
+    """A multipart form, while its files are open.
+
+    Raises:
+        MalformedInput: its text is in no charset.
+    """
+    try:
+        form = await request.form(**limits)
+    except UnicodeError:
+        raise MalformedInput("The form's text cannot be read in the charset that it names. Send it as UTF-8.") from None
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
 async def _read_form(request: Request, field: str, kind: Kind) -> tuple[bytes, str, dict[str, Any]]:
-    async with request.form(max_files=1, max_fields=64, max_part_size=2**20) as form:
+    async with form_of(request, max_files=1, max_fields=64, max_part_size=2**20) as form:
         file = form.get(field)
         if not isinstance(file, UploadFile):
             if kind == "image" or any(isinstance(value, UploadFile) for value in form.values()):

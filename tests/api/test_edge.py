@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -144,6 +145,21 @@ def test_the_name_of_a_file_means_nothing(service: Service, filename: str) -> No
 def test_a_hostile_boundary_is_refused(service: Service, boundary: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
     _check(service.client.post(PICTURE_ROUTES[0], content=_form(IMAGE), headers=headers))
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "utf-7", "rot13", "no-charset"])
+def test_a_charset_of_a_form_is_read_or_refused(service: Service, charset: str) -> None:
+    headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    form = _form(IMAGE, _part(b"layer", b"\xff.." + b"a" * 70))
+    _check(service.client.post(PICTURE_ROUTES[0], content=form, headers=headers))
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip"])
+def test_a_compressed_body_is_refused_by_name(service: Service, coding: str) -> None:
+    headers = {"Content-Type": "image/png", "Content-Encoding": coding}
+    answer = service.client.post(PICTURE_ROUTES[0], content=gzip.compress(DIGIT), headers=headers)
+    _check(answer)
+    assert (answer.status_code, coding in answer.json()["detail"]) == (415, True)
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e999", "soon", "", "1,5"])

@@ -11,12 +11,12 @@ PICTURE = (DEMO_MODELS / "shapes" / "samples" / "heart.png").read_bytes()
 
 
 def test_progress_of_a_long_explanation_grows_and_is_gone_when_it_is_answered(service: Service) -> None:
-    """A forward-only method of several seconds is watched from outside by the ID that its caller chose."""
+    """A forward-only method of a second or two is watched from outside by the ID that its caller chose."""
 
     def explain() -> int:
         return service.client.post(
             "/v1/models/shapes/explanations/rise",
-            params={"samples": 8000, "seed": 3},
+            params={"samples": 3000, "seed": 3},
             content=PICTURE,
             headers={"Content-Type": "image/png", "X-Request-ID": "watched", "Cache-Control": "no-store"},
         ).status_code

@@ -103,13 +103,17 @@ def test_every_hostile_file_gets_its_verdict_in_time_and_opens_no_other_file(tmp
             return [f"{ref.name}: answers with {type(error).__name__}: {error}"]
         return []
 
-    async def scene() -> None:
+    async def judge_all(files: Iterator[Hostile]) -> None:
         pool = Pool(PoolLimits(workers=1, worker=WorkerLimits(memory_bytes=FOUR, models=2, probe=True)))
         await pool.start()
-        with opened(canary, beside) as events:
-            for file in corpus(str(canary)):
-                await judge(pool, file)
+        for file in files:
+            await judge(pool, file)
         await pool.stop()
+
+    async def scene() -> None:
+        files = iter(corpus(str(canary)))
+        with opened(canary, beside) as events:
+            await asyncio.gather(judge_all(files), judge_all(files))
         assert events == [0]
 
     asyncio.run(scene())
