@@ -7,17 +7,20 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper
 
 from app.autodiff import normalise
+from app.autodiff.normalise import DIALECT
 from app.cards import Kind
-from app.errors import ModelNotFound, ModelRefused, ModelUnavailable
+from app.errors import InputRefusedByModel, ModelNotFound, ModelRefused, ModelUnavailable
 from app.model.graph import Graph, all_nodes
 from app.model.image import ImageModel
 from app.model.image_loading import load_image
 from app.model.inspection import WHOLE
 from app.model.manifest import Identity, Manifest, read_manifest
+from app.model.noise import Noise
 from app.model.scores import FLOATS
 from app.model.session import Cancellation, Session, release_memory
 from app.model.tabular import TabularModel, load_tabular
@@ -27,6 +30,7 @@ MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what the runtime has without foreign libraries
 NODES = 100_000  # the largest networks have some ten thousand
 NAME_CHARACTERS = 4096
+_SAME = 1e-2  # of the largest score: what another order of sums and roundings explains
 _SMALL = 1024  # elements; larger weights are no shapes or axes, and need not travel through checker and converter
 
 
@@ -57,7 +61,7 @@ def load(
     folder = path if path.is_dir() else None
     file = path / MODEL_FILE if folder else path
     manifest = read_manifest(folder)
-    model, digest = read_model(file, sha256)
+    model, digest, rewritten = read_model(file, sha256)
     identity = Identity(name, version, digest)
     loaded: ImageModel | TabularModel
     if kind_of(Graph(model), manifest) == "image":
@@ -67,6 +71,8 @@ def load(
     else:
         loaded = load_tabular(model, manifest, path if folder else path.parent, identity, cancellation, threads)
     del model
+    if rewritten and isinstance(loaded, ImageModel):
+        _require_same_scores(file, loaded, cancellation, threads)
     release_memory()
     return loaded
 
@@ -80,8 +86,8 @@ def load_unoptimised(path: Path, cancellation: Cancellation) -> None:
     Session(read_model(path / MODEL_FILE if path.is_dir() else path)[0], cancellation, optimise=False)
 
 
-def read_model(file: Path, sha256: str = "") -> tuple[ModelProto, str]:
-    """The checked graph of a file in the dialect of the gradient rules, and the file's SHA-256.
+def read_model(file: Path, sha256: str = "") -> tuple[ModelProto, str, bool]:
+    """The checked graph of a file in the dialect of the gradient rules, the file's SHA-256, and whether operators were rewritten.
 
     Raises:
         ModelNotFound, ModelUnavailable, ModelRefused: as `load`.
@@ -96,11 +102,12 @@ def read_model(file: Path, sha256: str = "") -> tuple[ModelProto, str]:
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and digest != sha256:
         raise ModelUnavailable("The model's file changed while it was in use; send the request again.")
-    return parse_model(content), digest
+    model, rewritten = parse_model(content)
+    return model, digest, rewritten
 
 
-def parse_model(content: bytes) -> ModelProto:
-    """The checked graph in these bytes, in the dialect of the gradient rules (`normalise`).
+def parse_model(content: bytes) -> tuple[ModelProto, bool]:
+    """The checked graph in these bytes, in the dialect of the gradient rules (`normalise`), and whether that rewrote operators.
 
     Raises:
         ModelRefused: the bytes are no ONNX model, or one that the service does not load.
@@ -121,6 +128,36 @@ def parse_model(content: bytes) -> ModelProto:
         return _in_one_dialect(model)
     except UnicodeDecodeError as error:  # protobuf reads texts when they are asked for
         raise ModelRefused("A name in the model is not UTF-8; the file is damaged, export it again.") from error
+
+
+def _require_same_scores(file: Path, model: ImageModel, cancellation: Cancellation, threads: int) -> None:
+    """Hold a rewritten model's scores against those that the runtime gives for the file as it is, on noise.
+
+    An upgrade that means something else would explain another model than the one that was handed over.
+    """
+    original = ModelProto.FromString(file.read_bytes())
+    graph, spec = Graph(original), model.card.image
+    if spec is None or model.card.score_output not in graph.producer:
+        return  # the score got its name only here
+    (value,) = graph.inputs
+    kind = helper.tensor_dtype_to_np_dtype(graph.element_type(value.name))
+    x = Noise().uniform((1, 1 if spec.mode == "L" else 3, *spec.size))
+    if graph.element_type(value.name) in WHOLE:
+        x = np.floor(256 * x)
+    laid_out = x.transpose(0, 2, 3, 1) if spec.layout == "NHWC" else x
+    del original.graph.output[:]
+    original.graph.output.append(ValueInfoProto(name=model.card.score_output))
+    try:
+        session = Session(original, cancellation, threads, optimise=False)
+        wanted = session.run({value.name: np.ascontiguousarray(laid_out, kind)})[0]
+    except (ModelRefused, InputRefusedByModel):
+        return  # what the runtime does not run gives nothing to compare with
+    found = model.predict(x)
+    if not np.allclose(found, wanted.reshape(found.shape), rtol=0, atol=_SAME * float(np.abs(wanted).max()) + 1e-6):
+        raise ModelRefused(
+            f"Upgraded to opset {DIALECT}, the model gives other scores than the file as it is; export it again with opset "
+            f"{DIALECT} or newer."
+        )
 
 
 def kind_of(graph: Graph, manifest: Manifest) -> Kind:
@@ -214,12 +251,12 @@ def _require_plain_size(model: ModelProto) -> None:
         )
 
 
-def _in_one_dialect(model: ModelProto) -> ModelProto:
+def _in_one_dialect(model: ModelProto) -> tuple[ModelProto, bool]:
     """Inline, check and upgrade the graph in place, without its large weights, which nothing of that reads."""
-    skeleton, large = _without_large_weights(model)
+    original, large = _without_large_weights(model)
     try:
-        checker.check_model(skeleton)
-        skeleton = normalise(skeleton)
+        checker.check_model(original)
+        skeleton = normalise(original)
     except ModelRefused:
         raise
     except Exception as error:
@@ -238,7 +275,7 @@ def _in_one_dialect(model: ModelProto) -> ModelProto:
     del model.opset_import[:]
     model.opset_import.extend(skeleton.opset_import)
     model.ir_version = max(skeleton.ir_version, 4)  # below 4, initialisers would have to be inputs
-    return model
+    return model, skeleton is not original
 
 
 def _without_large_weights(model: ModelProto) -> tuple[ModelProto, frozenset[str]]:

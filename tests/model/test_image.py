@@ -262,6 +262,16 @@ def test_an_older_file_gives_the_scores_that_the_runtime_gives_for_it(
     assert np.allclose(loaded(proto).predict(X), scores_of(proto, X, "scores"), atol=1e-5)
 
 
+def test_an_upgrade_that_changes_the_scores_is_refused(
+    loaded: Callable[..., ImageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a converter may do: the scores of the file as it is decide."""
+    wrong = tiny_cnn(seed=1)
+    monkeypatch.setattr("app.model.loading.normalise", lambda _: wrong)
+    with pytest.raises(ModelRefused, match="other scores than the file as it is"):
+        loaded(tiny_cnn())
+
+
 def test_a_batch_that_cannot_be_opened_is_run_one_by_one(loaded: Callable[..., ImageModel]) -> None:
     """A reshape with a written-out 1 holds for one picture only."""
     proto = tiny_cnn(batch=1)
