@@ -34,9 +34,13 @@ class Settings(BaseModel):
         1, os.cpu_count() or 1
     )
     threads: Annotated[int, Field(ge=1, le=256, description="Threads of ONNX Runtime within one worker.")] = 1
-    worker_memory: Annotated[int, Field(ge=0, description="Address space of one worker, in MiB; 0 for no limit.")] = (
-        8192
-    )
+    worker_memory: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Address space of one worker, in MiB, three quarters of it for runs of models; 0 for no limit.",
+        ),
+    ] = 8192
     queue: Annotated[
         int | None,
         Field(ge=0, le=100_000, description="Requests that may wait for a worker. Default: 6, and 2 for each worker."),

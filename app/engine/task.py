@@ -18,7 +18,7 @@ class WorkerLimits:
 
     Attributes:
         threads: intra-op threads of a session.
-        memory_bytes: address space (RLIMIT_AS); 0 for no limit.
+        memory_bytes: address space (RLIMIT_AS), three quarters of it for what runs of models need; 0 for no limit.
         models: how many loaded models a worker keeps.
         probe: load and measure one model, optimisation off first, then exit; for files not trusted yet.
         json_logs: whether its log lines are JSON.

@@ -29,10 +29,12 @@ from app.engine.task import ExplainTask, ModelRef, WorkerLimits
 from app.errors import ExplainError, InputTooLarge, MethodNotApplicable
 from app.methods import METHODS
 from app.model import Cancellation, ImageModel, TabularModel, load, load_unoptimised
+from app.model.session import share_arena
 
 log = logging.getLogger("onnxplain.worker")
 
 _PROGRESS_EVERY_S = 0.1
+_ARENA_SHARE = 0.75  # of a worker's memory: a run too large for it is refused while all else still has room
 _PROBE_BYTES = 2**30
 _PROBE_PER_FILE_BYTE = 8  # weights as read, as protobuf, in the session, and in a second session of another graph
 
@@ -175,6 +177,7 @@ def main() -> None:
     if limits.memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    share_arena(int(_ARENA_SHARE * limits.memory_bytes))
     _stand_back()
     Worker(socket.socket(fileno=int(sys.argv[1])), limits).serve()
 

@@ -87,7 +87,7 @@ def parse_manifest(content: bytes, folder: Path | None = None) -> Manifest:
     """
     try:
         document = tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of thousands of digits
         message = f"{MANIFEST} is not TOML in UTF-8 ({error}); correct it or leave it out."
         raise ModelRefused(message) from error
     keys = _checked(document, _DOCUMENT, "")

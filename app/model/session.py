@@ -82,6 +82,7 @@ class Session:
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.add_session_config_entry("session.use_env_allocators", "1")  # `share_arena`, where that was called
         # Outside of the arena, weights are allocated once at their size; in it, they would fragment what runs need.
         options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         if not optimise:
@@ -140,6 +141,18 @@ _OUT_OF_MEMORY = (
     "Integer overflow",
     "the supported maximum of",
 )
+
+
+def share_arena(most_bytes: int) -> None:
+    """Let all later sessions of this process take what their runs need from one arena of at most so many bytes.
+
+    An arena of its own would keep the greatest need of each session for that session alone.
+
+    Args:
+        most_bytes: a run that needs more is refused; 0 for no limit.
+    """
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"max_mem": most_bytes}))
 
 
 def release_memory() -> None:

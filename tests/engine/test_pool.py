@@ -27,6 +27,7 @@ from app.errors import (
     WorkerLost,
 )
 from tests import graphs
+from tests.soak.load import resident
 
 FOR_EVER = 10**12
 CRASH = [-(2**63), -1]
@@ -299,6 +300,23 @@ def test_work_that_needs_too_much_memory_is_refused_and_the_worker_lives_on(mode
             await answer(pool, models["filler"], 2**30)
         assert await answer(pool, models["filler"], 7) == 7
         assert pool.pids() == workers
+
+    with_pool(scenario, worker=WorkerLimits(memory_bytes=3 * 2**30))
+
+
+def test_models_of_a_worker_share_what_their_runs_need(models: dict[str, ModelRef], tmp_path: Path) -> None:
+    """One after the other takes half a gigabyte for a moment: the second finds what the first one left."""
+    (tmp_path / "model.onnx").write_bytes(Path(models["filler"].path, "model.onnx").read_bytes())
+    other = ModelRef("other", str(tmp_path))
+
+    async def scenario(pool: Pool) -> None:
+        (worker,) = pool.pids()
+        await answer(pool, models["filler"], 2**27)
+        await answer(pool, other, 1)
+        first = resident(worker)
+        await answer(pool, other, 2**27)
+        assert first > 512
+        assert resident(worker) < first + 64
 
     with_pool(scenario, worker=WorkerLimits(memory_bytes=3 * 2**30))
 
