@@ -93,7 +93,7 @@ def _average(values: NDArray[Any], weights: Weights) -> float:
 
 def _accuracy(truth: Truth, predicted: Predicted) -> float:
     hits = truth.values == predicted.classes
-    return np.count_nonzero(hits) / len(hits) if truth.weights is None else _average(hits, truth.weights)
+    return float(np.count_nonzero(hits)) / len(hits) if truth.weights is None else _average(hits, truth.weights)
 
 
 def _balanced_accuracy(truth: Truth, predicted: Predicted) -> float:
