@@ -38,6 +38,8 @@ class Method:
         needs: what it asks of the model; `layer-gradient` falls back to finite differences where a rule is missing
             if `channel_means` holds, since then the channel means of the gradient are all it uses.
         options: what a caller may set.
+        zero: whether a value of zero means no evidence. Sums of positive numbers have no such place: of them only the
+            differences are shown, from the least value up.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Method:
     needs: Needs
     options: type[Options]
     channel_means: bool = False
+    zero: bool = True
 
 
 METHODS: dict[str, Method] = {
@@ -164,6 +167,7 @@ METHODS: dict[str, Method] = {
             "Srinivas and Fleuret 2019, arXiv:1905.00780",
             "input-gradient",
             PictureOptions,
+            zero=False,
         ),
         Method(
             "activation",
@@ -234,6 +238,7 @@ METHODS: dict[str, Method] = {
             "Petsiuk et al. 2018, arXiv:1806.07421",
             "forward",
             RiseOptions,
+            zero=False,
         ),
         Method(
             "permutation-importance",

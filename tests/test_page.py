@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from app import images
+from app import colormaps, images
+from app.options import Colormap
 from tests.conftest import DEMO_MODELS, Service, running
 from tests.hostile_pictures import saved, scene
 
@@ -97,6 +99,26 @@ def test_another_class_than_the_likely_ones_can_be_explained(page):
     expect(page.locator("article h3").filter(has_text="0 ")).to_have_count(1)
 
 
+def test_colour_bars_show_the_colours_and_the_scale_of_each_map(page):
+    """The gradients of the style sheet are the service's own colour maps; every map has its own maximum."""
+    open_sample(page, "shapes", "star")
+    page.get_by_label("RISE", exact=True).check()
+    click_explain(page)
+    expect(page.locator(".scale")).to_have_count(2)
+    for name in get_args(Colormap):
+        page.get_by_label("Colours", exact=True).select_option(name)
+        expect(page.locator(f".ramp.{name}")).to_have_count(2)
+        shown = page.locator(f".ramp.{name}").first.evaluate("ramp => getComputedStyle(ramp).backgroundImage")
+        stops = np.array([[int(level) for level in stop] for stop in re.findall(r"rgb\((\d+), (\d+), (\d+)\)", shown)])
+        places = np.linspace(0, 255, len(stops))
+        assert np.abs(stops - [colormaps.table(name)[round(place)] for place in places]).max() <= 3
+    ends = page.locator(".scale").evaluate_all(
+        "scales => scales.map(scale => [scale.firstChild, scale.lastChild].map(n => n.textContent))"
+    )
+    assert [low for low, _ in ends] == ["0", "least"]
+    assert len({high for _, high in ends}) == 2
+
+
 def test_the_opacity_of_all_heatmaps_follows_the_slider(page):
     open_sample(page, "shapes", "star")
     slider = page.get_by_label("Opacity of the heatmap")
@@ -156,6 +178,7 @@ def test_errors_stand_in_words_and_are_announced(page):
     )
     expect(page.get_by_role("alert")).to_contain_text("a GIF file, which is not read here. Send a JPEG, PNG or WebP.")
     page.wrong.clear()  # browsers log every answer of 400 and above
+    expect(page.get_by_role("button", name="Explain", exact=True)).to_be_hidden()
     page.get_by_role("list", name="Samples").get_by_role("button", name="star", exact=True).click()
     expect(page.locator("article")).to_have_count(1)
     expect(page.get_by_role("alert")).to_be_empty()
@@ -266,20 +289,33 @@ def test_everything_can_be_reached_and_done_with_the_keyboard(page):
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")], ids=["wide light", "narrow dark"])
-@pytest.mark.parametrize(("model", "sample"), [("shapes", "circle and star"), ("breast-cancer", "test.csv")])
-def test_axe_finds_no_violation_and_nothing_sticks_out(browser, service: Service, scheme, size, model, sample):
+def test_axe_finds_no_violation_and_nothing_sticks_out(browser, service: Service, scheme, size):
+    """At the start, with a picture and a table explained, and with an error."""
     from axe_playwright_python.sync_playwright import Axe
 
     context = browser.new_context(viewport=size, color_scheme=scheme, base_url=service.url, bypass_csp=True)
     page = context.new_page()
-    open_sample(page, model, sample)
+
+    def look(state: str) -> None:
+        results = Axe().run(page)
+        assert results.response["violations"] == [], f"{state}: {results.generate_report()}"
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], state
+
+    page.goto("/#shapes")
+    expect(page.get_by_role("status")).to_contain_text("Choose a picture")
+    look("start")
+    open_sample(page, "shapes", "circle and star")
+    expect(page.locator("article")).to_be_visible()
+    look("a picture explained")
+    open_sample(page, "breast-cancer", "test.csv")
     click_explain(page)
-    expect(page.locator("article, canvas").first).to_be_visible()
-    results = Axe().run(page)
-    width = page.evaluate("document.documentElement.scrollWidth")
+    expect(page.locator("canvas")).to_be_visible()
+    look("a table explained")
+    page.locator("#file").set_input_files({"name": "a.csv", "mimeType": "text/csv", "buffer": b"no such column\n1\n"})
+    click_explain(page)
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    look("an error")
     context.close()
-    assert results.response["violations"] == [], results.generate_report()
-    assert width <= size["width"]
 
 
 def test_the_page_is_light_and_quick(browser, service: Service):

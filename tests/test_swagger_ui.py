@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from app.main import create_app
 from tests.conftest import Service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+OPERATIONS = sum(map(len, create_app().openapi()["paths"].values()))
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium here; install the package `chromium` to test this"
@@ -44,6 +46,21 @@ def test_an_operation_succeeds_as_it_stands(page: Any, name: str) -> None:
     operation.locator(".opblock-summary-control").first.click()
     assert _execute(page, operation) == "200"
     operation.locator(".opblock-summary-control").first.click()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(300)
+def test_every_operation_succeeds_as_it_stands(page: Any) -> None:
+    """Open, Execute, close: one after the other, as somebody does who explores."""
+    answered = {}
+    operations = page.locator(".opblock")
+    for place in range(operations.count()):
+        operation = operations.nth(place)
+        operation.locator(".opblock-summary-control").first.click()
+        answered[operation.get_attribute("id")] = _execute(page, operation)
+        operation.locator(".opblock-summary-control").first.click()
+    assert len(answered) == OPERATIONS
+    assert set(answered.values()) == {"200"}, answered
 
 
 def test_a_picture_is_shown_as_a_picture(page: Any) -> None:

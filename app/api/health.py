@@ -53,7 +53,10 @@ async def progress(
         ),
     ],
 ) -> Progress:
-    """The share of the work that is done, while it is under way. To cancel an explanation, close its connection."""
+    """The share of the work that is done, while it is under way. To cancel an explanation, close its connection.
+
+    Progress is what this instance does now: for an ID that it does not work on, `under_way` is false.
+    """
     share = state(request).progress.get(request_id)
     return Progress(request_id=request_id, under_way=share is not None, progress=share)
 

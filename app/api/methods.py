@@ -24,6 +24,7 @@ async def list_methods() -> MethodList:
                 summary=method.summary,
                 formula=method.formula,
                 paper=method.paper,
+                zero=method.zero,
                 options=schemas(method.options),
             )
             for method in METHODS.values()

@@ -41,14 +41,13 @@ _KEYS = {
     },
 }
 _CHANGING = ("put", "delete")
-_NEEDS_MORE = ("/v1/requests/{request_id}",)  # nothing to be tried alone: it is about another request
 
 
 def document(app: FastAPI, settings: Settings, *, everything: bool = False) -> dict[str, Any]:
     """The OpenAPI document of a service.
 
-    Unless `everything` is asked for, what its settings turn off and what cannot be tried alone is left out: in Swagger UI
-    every operation works as it stands.
+    Unless `everything` is asked for, what its settings turn off is left out: in Swagger UI every operation works as it
+    stands.
     """
     made = get_openapi(
         title=app.title,
@@ -67,11 +66,9 @@ def document(app: FastAPI, settings: Settings, *, everything: bool = False) -> d
         schemas.pop(guessed, None)
     made["components"]["securitySchemes"] = _KEYS
     made["security"] = [{"bearer": []}, {"header": []}] + ([] if settings.key_digests else [{}])
-    if not everything:
-        for path in _NEEDS_MORE:
-            made["paths"].pop(path, None)
+    if not everything and not settings.uploads:
         for operations in made["paths"].values():
-            for verb in () if settings.uploads else _CHANGING:
+            for verb in _CHANGING:
                 operations.pop(verb, None)
     for path, operation in _operations(made):
         _refine(path, operation)

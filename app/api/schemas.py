@@ -116,6 +116,9 @@ class MethodFacts(Wire):
     summary: str = Field(description="What the answer shows.")
     formula: str = Field(description="A activations, G gradient of the score, c channels, u x v places.")
     paper: str
+    zero: bool = Field(
+        description="Whether zero means no evidence; where not, the heatmap begins at the least value of the map."
+    )
     options: dict[str, Any] = Field(description="JSON Schema of each option.")
 
 

@@ -24,7 +24,6 @@ Floats = NDArray[np.float32]
 JSON = "application/json"
 SHOWN_CLASSES = 10
 RENDERED = 4  # times the largest picture taken: what one answer may hold
-WITHOUT_ZERO = frozenset({"rise", "fullgrad"})  # sums of positive numbers: only their differences mean something
 
 
 def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[float], None]) -> PictureExplanation:
@@ -198,7 +197,7 @@ def _heatmap(
         )
     heatmap = overlay = None
     if task.pictures:
-        shown = values - values.min() if task.method in WITHOUT_ZERO else values
+        shown = values if METHODS[task.method].zero else values - values.min()
         grey = images.to_grey(images.place_back(shown, geometry))
         heatmap = images.encode_png(grey) if "heatmap" in task.pictures else None
         if "overlay" in task.pictures:

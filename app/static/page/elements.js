@@ -76,6 +76,15 @@ export function number(value) {
   return String(Number(value.toPrecision(4)));
 }
 
+/** A share for people: `98.9 %`. */
+export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+/** What a reader should know of an answer, as one list; nothing where there is nothing to say. */
+export function warnings(texts) {
+  const items = [...texts].map((text) => element("li", {}, text));
+  return items.length ? element("ul", { class: "warning", "aria-label": "Warnings" }, ...items) : "";
+}
+
 /** A table; columns of numbers are right-aligned. */
 export function table(caption, heads, rows) {
   const cell = (value) => element("td", { class: typeof value === "number" ? "number" : null }, typeof value === "number" ? number(value) : value ?? "–");

@@ -38,7 +38,7 @@ async function choose(name) {
   byId("drop-text").textContent = `Drop a ${view.INPUT.toLowerCase()} here, or choose one`;
   byId("file").accept = view.ACCEPT;
   byId("settings").hidden = true;
-  byId("output").replaceChildren();
+  byId("output").replaceChildren(element("p", { class: "empty" }, view.PROMISE));
   byId("problem").replaceChildren();
   say(`Choose a ${view.INPUT.toLowerCase()} or one of the samples.`);
   await listSamples(name);
@@ -69,7 +69,10 @@ async function take(file) {
   byId("drop-text").textContent = file.name;
   await work(async (signal) => {
     byId("output").replaceChildren();
-    const fields = await view.prepare(model, file, signal);
+    const fields = await view.prepare(model, file, signal).catch((problem) => {
+      byId("settings").hidden = true; // they belong to the file before
+      throw problem;
+    });
     byId("fields").replaceChildren(...fields);
     byId("settings").hidden = false;
     if (view.EAGER) await view.explain(byId("output"), signal, tell);

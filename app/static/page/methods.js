@@ -15,6 +15,8 @@ export async function load() {
 
 export const title = (name) => known.get(name).title;
 export const summary = (name) => known.get(name).summary;
+/** Whether zero means no evidence; where not, colours begin at the least value of the map. */
+export const zero = (name) => known.get(name).zero;
 export const takes = (name, option) => option in known.get(name).options;
 
 /** A form for the options of these methods; `read(method)` gives those that were set, as query pairs. */
@@ -34,17 +36,17 @@ export function options(methods) {
 
 /** An input for one JSON schema, empty for the service's default; null where a text could not say it. */
 function controlFor(schema) {
-  const kind = schema.anyOf?.find((option) => option.type !== "null") ?? schema;
-  if (kind.enum) return choice([["", `default (${schema.default ?? "none"})`], ...kind.enum.map((value) => [value, value])], "");
-  if (kind.type === "boolean") return choice([["", "no"], ["true", "yes"]], "");
-  if (kind.type === "integer" || kind.type === "number") {
+  if (schema.enum) return choice([["", `default (${schema.default})`], ...schema.enum.map((value) => [value, value])], "");
+  if (schema.type === "boolean") return choice([["", "no"], ["true", "yes"]], "");
+  if (schema.type === "integer" || schema.type === "number") {
     return element("input", {
       type: "number",
-      step: kind.type === "integer" ? 1 : "any",
-      min: kind.minimum,
-      max: kind.maximum,
+      step: schema.type === "integer" ? 1 : "any",
+      min: schema.minimum,
+      max: schema.maximum,
       placeholder: schema.default,
     });
   }
+  if (schema.anyOf) return element("input", { type: "text", spellcheck: "false" }); // a number or a word: the service says what fits
   return null;
 }

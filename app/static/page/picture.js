@@ -1,6 +1,6 @@
 // Pictures: predictions with bars, heatmaps side by side, opacity, PNG.
 
-import { choice, copier, download, element, field, number, ticks } from "./elements.js";
+import { choice, copier, download, element, field, number, percent, ticks, warnings } from "./elements.js";
 import * as methods from "./methods.js";
 import { asCurl, asPython, json } from "./service.js";
 
@@ -8,6 +8,7 @@ export const INPUT = "Picture";
 export const ACCEPT = "image/png,image/jpeg,image/webp";
 export const SAMPLE = /\.(png|jpe?g|webp)$/i;
 export const EAGER = true; // explained as soon as it is chosen
+export const PROMISE = "The heatmap will stand here: where in the picture the evidence for a class lies.";
 
 const MOST_CLASSES = 5;
 
@@ -64,7 +65,7 @@ function classPicker(predictions) {
     const box = element("input", { type: "checkbox", value: index, checked, "aria-label": `Explain ${label}` });
     const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
     bar.firstChild.style.width = `${100 * (probability ?? 0)}%`;
-    const text = probability === null || probability === undefined ? number(score) : `${(100 * probability).toFixed(1)} %`;
+    const text = probability === null || probability === undefined ? number(score) : percent(probability);
     rows.append(
       element("tr", { click: (event) => event.target !== box && box.click() },
         element("td", {}, box), element("th", { scope: "row" }, label), element("td", { class: "wide" }, bar), element("td", { class: "number" }, text)),
@@ -98,10 +99,11 @@ export async function explain(output, signal, tell) {
   const targets = form.classes.read();
   if (!chosen.length || !targets.length) return tell("Tick at least one class and one method.");
   const cards = element("div", { class: "cards" });
-  const warnings = element("div");
-  output.replaceChildren(warnings, toolbar, cards);
+  const noted = element("div");
+  output.replaceChildren(noted, toolbar, cards);
   fade();
   const began = performance.now();
+  const said = new Set();
   for (const [place, method] of chosen.entries()) {
     const doing = `${methods.title(method)}, ${place + 1} of ${chosen.length} …`;
     tell(doing, chosen.length > 1 ? place / chosen.length : undefined);
@@ -112,7 +114,8 @@ export async function explain(output, signal, tell) {
     const query = [...targets.map((target) => ["target", target]), ...common, ["alpha", "1"]];
     const answer = await json(path, { method: "POST", query, file: upload(file), signal, progress: (share) => tell(doing, (place + share) / chosen.length) });
     for (const explanation of answer.explanations) cards.append(await card(answer, explanation, path, common));
-    for (const warning of answer.warnings ?? []) warnings.append(element("p", { class: "warning" }, warning));
+    for (const warning of answer.warnings) said.add(warning);
+    noted.replaceChildren(warnings(said));
   }
   const count = cards.children.length;
   tell(`${count} heatmap${count === 1 ? "" : "s"} in ${((performance.now() - began) / 1000).toFixed(2)} s.`);
@@ -128,16 +131,18 @@ async function card(answer, { target, layer, heatmap, overlay, maximum }, path, 
   const save = `${file.name.replace(/\.\w+$/, "")}-${target.label}-${answer.method}.png`.replaceAll(/[^\w.-]+/g, "_");
   const request = { query: [["target", String(target.index)], ...common], file: upload(file), save };
   const facts = [
-    target.probability === null ? `score ${number(target.score)}` : `score ${number(target.score)}, probability ${number(target.probability)}`,
+    target.probability === null ? null : percent(target.probability),
+    `score ${number(target.score)}`,
     layer ? `layer ${layer.name}, ${layer.shape.join("×")}` : "at the model's input",
     answer.gradient.source === "none" ? null : `${answer.gradient.source} gradient`,
-    `${number(answer.timings_ms.run ?? answer.timings_ms.total)} ms`,
+    `${Number(answer.timings_ms.run.toPrecision(2))} ms`,
   ];
   return element(
     "article",
     { class: "card" },
     element("h3", {}, target.label, " ", element("small", {}, method)),
     element("div", { class: "stack" }, base, colours),
+    peak ? scale(answer.method, maximum) : null,
     element("p", { class: "quiet" }, facts.filter(Boolean).join(" · ")),
     peak ? null : element("p", { class: "warning" }, "No place raised this class's score: the map is zero everywhere."),
     element(
@@ -148,6 +153,12 @@ async function card(answer, { target, layer, heatmap, overlay, maximum }, path, 
       copier("Copy as Python", () => asPython(path, request)),
     ),
   );
+}
+
+/** What the colours mean: every map has a scale of its own, up to its maximum. */
+function scale(method, maximum) {
+  const ramp = element("span", { class: `ramp ${form.colormap.value}`, role: "img", "aria-label": "Colours from the least evidence to the most" });
+  return element("div", { class: "scale" }, methods.zero(method) ? "0" : "least", ramp, number(maximum));
 }
 
 /** Where the grey map is brightest, in words. */

@@ -1,7 +1,7 @@
 // Tables: importances as sorted bars with whiskers, as numbers, and as CSV.
 
 import { csvRows } from "./csv.js";
-import { choice, copier, download, element, field, number, table, ticks } from "./elements.js";
+import { choice, copier, download, element, field, number, table, ticks, warnings } from "./elements.js";
 import * as methods from "./methods.js";
 import { asCurl, asPython, json } from "./service.js";
 
@@ -9,6 +9,7 @@ export const INPUT = "Table";
 export const ACCEPT = ".csv,text/csv";
 export const SAMPLE = /\.csv$/i;
 export const EAGER = false; // may take long: waits for the button
+export const PROMISE = "Bars will stand here: how much worse the model gets without each column.";
 
 const METRICS = {
   classification: ["accuracy", "balanced_accuracy", "f1", "f1_macro", "roc_auc", "average_precision", "log_loss", "brier", "prediction_change"],
@@ -77,8 +78,8 @@ export async function explain(output, signal, tell) {
   const metric = choice(metrics.map((name) => [name, `${name}, ${number(answer.baseline[name])} on the whole table`]), metrics[0]);
   metric.addEventListener("change", () => draw(shown, answer, metric.value));
   output.replaceChildren(
-    ...(answer.warnings ?? []).map((warning) => element("p", { class: "warning" }, typeof warning === "string" ? warning : JSON.stringify(warning))),
     field("Metric shown", metric),
+    warnings(answer.warnings),
     shown,
     element(
       "div",
