@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -201,10 +202,14 @@ def _augmented(
 def _at_input(
     method: str, model: ImageModel, x: Floats, wanted: Targets, options: PictureOptions, report: Report
 ) -> Pictured:
+    fact = model.card.gradient if METHODS[method].needs == "input-gradient" else GradientFact()
+    if method in {"saliency", "input-x-gradient"}:
+        scores, targets, gradients = _input_gradients(model, x, wanted)
+        to_map = attribution.saliency if method == "saliency" else partial(attribution.input_x_gradient, x[0])
+        return Pictured(scores, targets, [to_map(gradient) for gradient in gradients], None, fact)
     scores = model.predict(x)[0]
     targets = wanted.of(scores)
     batch = _batch(x)
-    fact = model.card.gradient if METHODS[method].needs == "input-gradient" else GradientFact()
 
     def gradient_of(target: int) -> attribution.Gradient:
         return lambda pictures: model.input_gradient(pictures, [target] * len(pictures)).gradient
@@ -251,16 +256,27 @@ def _at_input(
                 batch=batch,
                 report=report,
             )
-        case _ if method == "fullgrad":
+        case _:
             found = [model.bias_gradients(x, target) for target in targets]
             maps = [cam.full_grad(x[0], f.gradient, f.biases, f.gradients) for f in found]
-        case _:
-            gradients = model.input_gradient(np.repeat(x, len(targets), axis=0), targets).gradient
-            maps = [
-                attribution.saliency(G) if method == "saliency" else attribution.input_x_gradient(x[0], G)
-                for G in gradients
-            ]
     return Pictured(scores, targets, maps, None, fact)
+
+
+def _input_gradients(model: ImageModel, x: Floats, wanted: Targets) -> tuple[Floats, list[int], list[Floats]]:
+    """Scores, targets and their gradients f32[c, h, w]; the run that finds the top class gives its gradient, too."""
+    asked = list(wanted.wanted) or [-1]
+    scores, gradients = _stacked_gradients(model, x, asked)
+    targets = wanted.of(scores)
+    if len(targets) > len(asked):
+        gradients += _stacked_gradients(model, x, targets[len(asked) :])[1]
+    return scores, targets, gradients
+
+
+def _stacked_gradients(model: ImageModel, x: Floats, targets: list[int]) -> tuple[Floats, list[Floats]]:
+    """Scores f32[k], and the gradient f32[c, h, w] of each target; as many in one run as memory allows."""
+    groups = [targets[start : start + _batch(x)] for start in range(0, len(targets), _batch(x))]
+    runs = [model.input_gradient(np.repeat(x, len(group), axis=0), group) for group in groups]
+    return runs[0].scores[0], [gradient for run in runs for gradient in run.gradient]
 
 
 def _part(report: Report, index: int, count: int) -> Report:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,12 @@ from app.model.layer_run import (
     LayerSessions,
     halves,
     in_place,
-    one_hot,
+    seeds,
     tail_sessions,
 )
 from app.model.layers import Candidate, SpatialLayers
 from app.model.session import Cancellation, Session, release_memory
-from app.model.tails import cut_head, cut_tail
+from app.model.tails import PICKED, cut_head, cut_tail, pick_scores
 
 Floats = NDArray[np.float32]
 
@@ -159,7 +160,7 @@ class ImageModel:
         return LayerGradient(run.scores, run.activations, run.gradient(targets), run.source)
 
     def input_gradient(self, x: Floats, targets: Sequence[int]) -> InputGradient:
-        """The gradient of one target's score a picture, with respect to that picture.
+        """The scores, and the gradient of one target's score a picture with respect to that picture; a target of -1 is the top class.
 
         Raises:
             MethodNotApplicable: an operator of the model has no gradient rule.
@@ -171,9 +172,8 @@ class ImageModel:
         session, gradient_name = self._input_gradient
         scores, gradients, start = [], [], 0
         for part in self._runs(x):
-            cotangent = one_hot(targets[start : start + len(part)], len(self._picture.classes))
-            feeds = {self._picture.source: self._laid_out(part), COTANGENT: cotangent}
-            found = session.run({name: feeds[name] for name in session.inputs}, [self._picture.score, gradient_name])
+            feeds = self._seeded(session, part, targets[start : start + len(part)])
+            found = session.run(feeds, [self._picture.score, gradient_name])
             scores.append(found[0])
             gradients.append(self._channels_first(found[1]))
             start += len(part)
@@ -192,8 +192,7 @@ class ImageModel:
             self._bias_gradients = session, names, list(biases.values())
             release_memory()
         session, names, values = self._bias_gradients
-        feeds = {self._picture.source: self._laid_out(x), COTANGENT: one_hot([target], len(self._picture.classes))}
-        gradient, *gradients = session.run({name: feeds[name] for name in session.inputs}, names)
+        gradient, *gradients = session.run(self._seeded(session, x, [target]), names)
         return BiasGradients(self._channels_first(gradient)[0], values, [found[0] for found in gradients])
 
     def explainer_file(self, method: str) -> bytes:
@@ -291,19 +290,24 @@ class ImageModel:
     def _channels_first(self, gradient: Floats) -> Floats:
         return gradient.transpose(0, 3, 1, 2) if self._picture.spec.layout == "NHWC" else gradient
 
+    def _seeded(self, session: Session, x: Floats, targets: Sequence[int]) -> dict[str, Any]:
+        feeds = {self._picture.source: self._laid_out(x), **seeds(targets)}
+        return {name: feeds[name] for name in session.inputs}
+
     def _differentiated(self, tensors: Sequence[str], weights: Mapping[str, TensorProto]) -> tuple[Session, list[str]]:
-        """A session of the whole model with the gradient of the scores at these tensors, and the gradients' names."""
+        """A session of the whole model that gives the scores and the gradient of one of them at these tensors; the gradients' names."""
         picture = self._picture
         graph = picture.graph
         whole = graph.extract([graph.types[picture.source]], [graph.types[picture.score]], weights)
+        pick_scores(whole, picture.score, keep=True)
         try:
-            found = differentiate(whole, picture.score, tensors, COTANGENT)
+            found = differentiate(whole, PICKED, tensors, COTANGENT)
         except UnsupportedOperator as error:
             raise MethodNotApplicable(
                 f"{error} So the gradient at the input of model '{self.card.name}' is not known; use gradcam, or a method "
                 "that only runs the model, such as occlusion."
             ) from error
         names = [found.gradients[tensor] for tensor in tensors]
-        wanted = {picture.score, *names}
-        model = trim(found.model, [value for value in found.model.graph.output if value.name in wanted])
+        gradients = [value for value in found.model.graph.output if value.name in names]
+        model = trim(found.model, [graph.types[picture.score], *gradients])
         return Session(model, self.cancellation, self._threads), names

@@ -195,7 +195,7 @@ def _depends(picture: PictureGraph, sessions: LayerSessions) -> bool:
         for name in (candidate.name, *sessions.crossing)
     }
     if sessions.gradient is not None:
-        seeded = feeds | seeds(sessions.gradient, [0], len(picture.classes))
+        seeded = feeds | seeds([0])
         gradient = sessions.gradient.run({name: seeded[name] for name in sessions.gradient.inputs})[0]
         return bool(candidate.layout.to_maps(gradient).any())
     assert sessions.tail is not None

@@ -18,7 +18,7 @@ from app.model.layers import Candidate
 from app.model.noise import Noise
 from app.model.scores import FLOATS
 from app.model.session import Cancellation, Session
-from app.model.tails import TARGETS, cut_tail, pick_rows, repeated
+from app.model.tails import PICKED, TARGETS, cut_tail, pick_scores, repeated
 
 Floats = NDArray[np.float32]
 Source = Literal["exact", "finite-difference", "none"]
@@ -29,18 +29,9 @@ _SHARP = 2.0  # halves in the wrong order give 1.0, give or take 0.3; in the rig
 _STEP = 1e-2  # of a finite difference, in standard deviations of the activations
 
 
-def seeds(session: Session, targets: Sequence[int], count: int) -> dict[str, Any]:
-    """What tells a gradient session which of `count` scores to differentiate, one a picture."""
-    if TARGETS in session.inputs:
-        return {TARGETS: np.array(targets, np.int64), COTANGENT: np.ones(len(targets), np.float32)}
-    return {COTANGENT: one_hot(targets, count)}
-
-
-def one_hot(targets: Sequence[int], count: int) -> Floats:
-    """f32[t, k]: the cotangent that asks for the gradient of one score a row."""
-    rows = np.zeros((len(targets), count), np.float32)
-    rows[np.arange(len(targets)), list(targets)] = 1
-    return rows
+def seeds(targets: Sequence[int]) -> dict[str, Any]:
+    """What tells a gradient session which score to differentiate, one a picture."""
+    return {TARGETS: np.array(targets, np.int64), COTANGENT: np.ones(len(targets), np.float32)}
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,8 @@ def tail_sessions(
     part = cut_tail(picture, candidate.name)
     model = part.model(weights)
     try:
-        found = differentiate(model, pick_rows(model, picture.score) or picture.score, [candidate.name], COTANGENT)
+        pick_scores(model, picture.score)
+        found = differentiate(model, PICKED, [candidate.name], COTANGENT)
     except UnsupportedOperator:
         tail = Session(part.model(weights), cancellation, threads)
         between = picture.graph.between(candidate.name, picture.score)
@@ -201,7 +193,7 @@ class LayerRun:
             return self._mean_gradient(targets)
         parts = []
         for group in [list(targets)] if self._batched else [[target] for target in targets]:
-            feeds = self._feeds(len(group)) | seeds(session, group, len(self.scores))
+            feeds = self._feeds(len(group)) | seeds(group)
             parts.append(self._layout.to_maps(session.run(feeds, [self._sessions.gradient_name])[0]))
         return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts), np.float32)
 

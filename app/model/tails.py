@@ -90,42 +90,68 @@ def cut_head(
     return graph.extract([graph.types[picture.source]], outputs, weights)
 
 
-def pick_rows(model: ModelProto, score: str) -> str | None:
-    """Let a tail that ends in a linear layer compute only the wanted scores; changes `model` in place.
+def pick_scores(model: ModelProto, score: str, *, keep: bool = False) -> None:
+    """Let a model compute one score f32[n] a picture, the tensor `picked`, from its class in the new input `targets` i64[n].
 
-    The scores `x W + b` become, for each picture of the batch, `sum_j x_j W_jt` with its own class t of the new input
-    `targets` i64[n]. Their gradient then reads one row of W, where the scores' own would read all of it.
+    Where the scores end in a linear layer, `x W + b`, the wanted one is `sum_j x_j W_jt`: its gradient reads one row of W, where the
+    scores' own would read all of it, and the bias does not matter.
 
-    Returns:
-        The tensor of the wanted scores f32[n], or None where the tail ends in something else.
+    Args:
+        model: changed in place.
+        score: the scores f32[n, k].
+        keep: let the model compute these, too; a negative target then asks for the top class.
     """
     graph = Graph(model)
+    names = [f"{PICKED}_{part}" for part in ("top", "open", "wanted", "rows", "columns", "product", "one", "zero")]
+    top, is_open, wanted, rows, columns, product, one, zero = names
+    nodes = []
+    if keep:
+        nodes += [
+            helper.make_node("ArgMax", [score], [top], axis=1, keepdims=0),
+            helper.make_node("Less", [TARGETS, zero], [is_open]),
+            helper.make_node("Where", [is_open, top, TARGETS], [wanted]),
+        ]
+    else:
+        wanted = TARGETS
+    end = _linear_end(graph, score)
+    if end is None:
+        nodes += [
+            helper.make_node("Unsqueeze", [wanted, one], [columns]),
+            helper.make_node("GatherElements", [score, columns], [product], axis=1),
+            helper.make_node("Squeeze", [product, one], [PICKED]),
+        ]
+    else:
+        x, weight, turned = end
+        if turned:
+            nodes.append(helper.make_node("Gather", [weight, wanted], [rows], axis=0))
+        else:
+            nodes.append(helper.make_node("Gather", [weight, wanted], [columns], axis=1))
+            nodes.append(helper.make_node("Transpose", [columns], [rows], perm=[1, 0]))
+        nodes.append(helper.make_node("Mul", [x, rows], [product]))
+        nodes.append(helper.make_node("ReduceSum", [product, one], [PICKED], keepdims=0))
+    for name, value in ((one, 1), (zero, 0)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+    model.graph.node.extend(nodes)
+    model.graph.input.append(helper.make_tensor_value_info(TARGETS, TensorProto.INT64, [BATCH]))
+    kept = [value for value in model.graph.output if keep and value.name == score]
+    trim(model, [*kept, helper.make_tensor_value_info(PICKED, TensorProto.FLOAT, [BATCH])])
+
+
+def _linear_end(graph: Graph, score: str) -> tuple[str, str, bool] | None:
+    """Input and weights `[d, k]` of the linear layer that makes the scores, and whether these are `[k, d]`; None for another end."""
     last = graph.producer[score]
     if last.op_type == "Add":
         last = next((graph.producer[name] for name in last.input if name in graph.producer), last)
     options = {a.name: a.i if a.name.startswith("trans") else a.f for a in last.attribute}
-    inputs, weight = last.input[:1], graph.weights.get(last.input[1]) if len(last.input) > 1 else None
     is_linear = last.op_type == "MatMul" or (
         last.op_type == "Gemm" and not options.get("transA", 0) and options.get("alpha", 1.0) == 1.0
     )
-    if not is_linear or weight is None or len(weight.dims) != 2 or len(graph.shape(inputs[0]) or ()) != 2:
+    if not is_linear or len(last.input) < 2 or len(graph.shape(last.input[0]) or ()) != 2:
         return None
-    names = [f"{PICKED}_{part}" for part in ("rows", "columns", "product", "axis")]
-    rows, columns, product, axis = names
-    if options.get("transB", 0):
-        nodes = [helper.make_node("Gather", [weight.name, TARGETS], [rows], axis=0)]
-    else:
-        nodes = [
-            helper.make_node("Gather", [weight.name, TARGETS], [columns], axis=1),
-            helper.make_node("Transpose", [columns], [rows], perm=[1, 0]),
-        ]
-    nodes.append(helper.make_node("Mul", [inputs[0], rows], [product]))
-    nodes.append(helper.make_node("ReduceSum", [product, axis], [PICKED], keepdims=0))
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), axis))
-    model.graph.node.extend(nodes)
-    model.graph.input.append(helper.make_tensor_value_info(TARGETS, TensorProto.INT64, [BATCH]))
-    trim(model, [helper.make_tensor_value_info(PICKED, TensorProto.FLOAT, [BATCH])])
-    return PICKED
+    weight = graph.weights.get(last.input[1])
+    if weight is None or len(weight.dims) != 2:
+        return None
+    return last.input[0], weight.name, bool(options.get("transB", 0))
 
 
 def repeated(tensor: np.ndarray, value: ValueInfoProto, times: int) -> np.ndarray:

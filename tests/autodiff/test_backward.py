@@ -336,3 +336,37 @@ def test_the_result_passes_the_onnx_checker_and_declares_its_tensors() -> None:
 def test_an_unknown_output_is_refused() -> None:
     with pytest.raises(UnsupportedOperator, match="no tensor 'logits'"):
         differentiate(graphs.tiny_cnn(), "logits", ["x"])
+
+
+@pytest.mark.parametrize("channels", [16, 3], ids=["blocked", "plain"])
+@pytest.mark.parametrize("high", [6.0, 1.0, 0.1], ids=str)
+def test_a_clip_from_zero_lets_the_gradient_through_between_its_bounds_and_nowhere_else(
+    channels: int, high: float
+) -> None:
+    """To the last bit, at the bounds, one number beside them, and outside."""
+    top = np.float32(high)
+    corners = [
+        -1.0,
+        -0.0,
+        0.0,
+        1e-25,
+        5e-9,
+        np.nextafter(top, np.float32(0)),
+        top,
+        np.nextafter(top, np.float32(9)),
+        9.0,
+    ]
+    x = np.resize(np.array(corners, np.float32), (1, channels, 5, 7))
+    weight = np.ones((channels, 1, 1, 1), np.float32)
+    nodes = [
+        node("Conv", ["x", "w"], ["z"], group=channels),
+        node("Clip", ["z", "low", "high"], ["y"]),
+        node("Conv", ["y", "w"], ["out"], group=channels),
+    ]
+    constants = {"w": weight, "low": np.array(0, np.float32), "high": np.array(top)}
+    model = graphs.model(nodes, [floats("x", *x.shape)], [floats("out", *x.shape)], constants)
+    result = differentiate(model, "out", ["x"])
+    session = ort.InferenceSession(result.model.SerializeToString())
+    g = np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)
+    gradient = session.run([result.gradients["x"]], {"x": x, "cotangent": g})[0]
+    assert np.array_equal(gradient, np.where((x > 0) & (x < top), g, 0))

@@ -133,6 +133,8 @@ CASES: list[Case] = [
           (x(*IMAGE), weights(5, 4, 1, 1)), (x(*IMAGE), weights(5, 4, 1, 1), {"strides": [2, 2]}), (x(*IMAGE), weights(5, 4, 1, 1), {"strides": [3, 2]}),
           (x(*IMAGE), weights(5, 4, 3, 3), {"dilations": [2, 2], "pads": [2, 2, 2, 2]}), (x(*IMAGE), weights(5, 4, 2, 2), {"dilations": [2, 3], "strides": [2, 2], "pads": [1, 1, 0, 1]}),
           (x(*IMAGE), weights(5, 4, 2, 2), {"strides": [3, 3]}), (x(*IMAGE), weights(5, 4, 1, 1), {"pads": [1, 1, 1, 1]}),
+          *((x(2, c, 6, 4), weights(2, c, 3, 5), {"strides": [2, 2], "pads": pads}) for c in (3, 17) for pads in ([1, 2, 1, 2], [0, 1, 2, 3], [2, 0, 1, 1])),
+          (x(2, 17, 8, 4), weights(2, 17, 4, 4), {"strides": [4, 4]}), (x(2, 2, 6, 9), weights(2, 2, 5, 4), {"strides": [3, 3], "pads": [2, 1, 1, 2]}),
           *((x(*IMAGE), weights(5, 4, 3, 2), {"auto_pad": mode, "strides": [s, s]}) for mode in ("SAME_UPPER", "SAME_LOWER", "VALID") for s in (1, 2)),
           (x(2, 3, 9), weights(4, 3, 3), {"pads": [1, 1]}), (x(2, 3, 9), weights(4, 3, 3), {"strides": [2]}), (x(2, 2, 4, 5, 4), weights(3, 2, 2, 2, 2)),
           (x(2, 2, 4, 5, 4), weights(3, 2, 2, 2, 2), {"strides": [2, 2, 2]}), (x(*IMAGE), given(np.random.default_rng(4).standard_normal((5, 4, 3, 3))), {"pads": [1, 1, 1, 1]})),

@@ -104,6 +104,20 @@ def test_the_input_gradient_predicts_what_a_small_step_does(loaded: Callable[...
     assert np.allclose([rise[0, 1], rise[1, 4]], slopes, rtol=2e-2, atol=1e-5)
 
 
+@pytest.mark.parametrize("linear", [True, False], ids=["linear end", "other end"])
+def test_minus_one_asks_for_the_gradient_of_each_pictures_top_class(
+    loaded: Callable[..., ImageModel], linear: bool
+) -> None:
+    """Equal to asking for these classes by number, with the scores that a prediction gives."""
+    last = node("Tanh", ["scores"], ["y"])
+    model = loaded(tiny_cnn() if linear else behind(tiny_cnn(), last, output="y", shape=["N", 5]))
+    x = 3 * RANDOM.standard_normal((4, 3, 12, 12)).astype(np.float32)
+    found = model.input_gradient(x, [-1] * 4)
+    assert np.allclose(found.scores, model.predict(x), atol=1e-6)
+    top = found.scores.argmax(axis=1)
+    assert np.array_equal(found.gradient, model.input_gradient(x, top.tolist()).gradient)
+
+
 @pytest.mark.parametrize("end", ["Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Exp/Sum", "Log(Softmax + small)"])
 def test_the_score_is_the_tensor_before_the_end(loaded: Callable[..., ImageModel], end: str) -> None:
     """Softmax and its like are looked behind, whatever casts and squeezes follow."""

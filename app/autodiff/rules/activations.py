@@ -7,7 +7,7 @@ import math
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Node
 from app.autodiff.rule import Cotangents, vjp
-from app.autodiff.rules.gates import above, below, complement, halfway
+from app.autodiff.rules.gates import above, below, between, complement, halfway
 
 
 @vjp("Relu")
@@ -159,6 +159,8 @@ def clip(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = min(max(x, low), high);  dx = g where low < y < high."""
     (y,) = node.outputs
     low, high = node.constant(1), node.constant(2)
+    if low is not None and high is not None:
+        return [between(op, g, y, low.item(), high.item()), None, None]
     if node.input(1):
         g = above(op, g, y, low.item()) if low is not None else op.Where(op.Greater(y, node.input(1)), g, 0.0)
     if node.input(2):

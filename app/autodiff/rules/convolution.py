@@ -10,7 +10,7 @@ import numpy as np
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Array, Node
 from app.autodiff.rule import Cotangents, unsupported, vjp
-from app.autodiff.rules.gates import enter_blocks
+from app.autodiff.rules.gates import BLOCK, enter_blocks
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def conv(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = w * x;  dx = the transposed convolution of g with w.
 
     At stride 1 that is an ordinary convolution with the kernel rotated by 180 degrees and its channels swapped, which runs on the
-    fast blocked kernels that a transposed convolution lacks.
+    fast blocked kernels that a transposed convolution lacks. At a larger stride it is several such, one for each place in a stride.
     """
     window = Window.of(node, kernel_shape(node))
     others = [None] * (len(node.inputs) - 1)
@@ -91,6 +91,10 @@ def conv(op: Emitter, node: Node, g: str) -> Cotangents:
     if weights is not None and set(window.strides) == {1} and min(begins + ends) >= 0:
         rotated = rotate(weights, groups)
         return [op.Conv(g, rotated, pads=begins + ends, dilations=window.dilations, group=groups), *others]
+    if weights is not None and groups == 1:
+        fast = _sub_pixel(op, node, g, window, weights)
+        if fast is not None:
+            return [fast, *others]
     return [_transposed(op, node, g, window), *others]
 
 
@@ -99,6 +103,49 @@ def rotate(weights: Array, groups: int) -> Array:
     o, c, *kernel = weights.shape
     swapped = weights.reshape(groups, o // groups, c, *kernel).swapaxes(1, 2).reshape(groups * c, o // groups, *kernel)
     return np.flip(swapped, tuple(range(2, swapped.ndim)))
+
+
+def _sub_pixel(op: Emitter, node: Node, g: str, window: Window, weights: Array) -> str | None:
+    """The transposed convolution in the fast kernels, None where that would not be faster.
+
+    At place r of a stride s, dx[s i + r] = sum over d of w[r + begin - s d] g[i + d]: a plain convolution with every s-th tap. The
+    s x s results are woven together as pixels of one (Shi et al. 2016, arXiv:1609.05158). One convolution makes them all where no
+    tap of it is zero, or where channels are few, as those of a picture; otherwise there are four.
+    """
+    sizes, result, stride = spatial(node), op.graph.shape(node.outputs[0]), window.strides[0]
+    square = len(sizes) == 2 and set(window.strides) == {stride} and set(window.dilations) == {1}
+    if not square or min(window.kernel) < stride or result is None or None in result[2:]:
+        return None
+    if any(size is None or size % stride for size in sizes):
+        return None
+    o, c = weights.shape[:2]
+    taps = [[_taps(window, axis, place) for place in range(stride)] for axis in (0, 1)]
+    room = [(size or 0) // stride - (length or 0) for size, length in zip(sizes, result[2:], strict=True)]
+    if any(min(found) > 0 or room[axis] + max(found) < 0 for axis in (0, 1) for found in taps[axis]):
+        return None
+    places = [(rows, columns) for rows in taps[0] for columns in taps[1]]
+    together = c * stride**2 <= 4 * BLOCK or all(k % stride == 0 for k in window.kernel)
+    if not together and stride != 2:
+        return None
+    parts = []
+    for batch in [places] if together else [[place] for place in places]:
+        reach = [[d for place in batch for d in place[axis]] for axis in (0, 1)]
+        low, high = [min(d) for d in reach], [max(d) for d in reach]
+        kernel = np.zeros((len(batch), c, o, high[0] - low[0] + 1, high[1] - low[1] + 1), weights.dtype)
+        for number, (rows, columns) in enumerate(batch):
+            for i, row in rows.items():
+                for j, column in columns.items():
+                    kernel[number, :, :, i - low[0], j - low[1]] = weights[:, :, row, column].T
+        pads = [-low[0], -low[1], room[0] + high[0], room[1] + high[1]]
+        parts.append(op.Conv(g, kernel.reshape(-1, *kernel.shape[2:]), pads=pads))
+    woven = op.DepthToSpace(op.Concat(*parts, axis=1) if len(parts) > 1 else parts[0], blocksize=stride, mode="DCR")
+    return enter_blocks(op, woven, node)
+
+
+def _taps(window: Window, axis: int, place: int) -> dict[int, int]:
+    """Which tap of the kernel meets g at which distance, at one place in a stride along an axis."""
+    stride, first = window.strides[axis], place + window.begins[axis]
+    return {(first - tap) // stride: tap for tap in range(window.kernel[axis]) if (first - tap) % stride == 0}
 
 
 def _transposed(op: Emitter, node: Node, g: str, window: Window) -> str:

@@ -8,6 +8,7 @@ except that numbers closer to the threshold than 1e-30 count as partly above it.
 
 from __future__ import annotations
 
+import numpy as np
 from onnx import TensorProto
 
 from app.autodiff.emit import Emitter
@@ -29,6 +30,28 @@ def below(op: Emitter, g: str, value: str, threshold: float) -> str:
     if op.dtype != TensorProto.FLOAT or abs(threshold) > 2.0**20:
         return op.Mul(g, op.Cast(op.Less(value, threshold), to=op.dtype))
     return op.Mul(g, op.HardSigmoid(value, alpha=-STEEP, beta=threshold * STEEP))
+
+
+def between(op: Emitter, g: str, value: str, low: float, high: float) -> str:
+    """g where low < value < high, else 0, for a value that lies from low to high.
+
+    In the blocked layout a value from 0 gets by with one mask: a depthwise convolution moves it down by 2^-100, a LeakyRelu, which
+    ONNX Runtime fuses with that, turns the small negative number that 0 became into `high`, and so both ends are shut by one step.
+    """
+    shape = op.graph.shape(value)
+    blocked = op.dtype == TensorProto.FLOAT and shape is not None and len(shape) == 4 and shape[1] is not None
+    if (
+        not blocked
+        or shape is None
+        or shape[1] is None
+        or shape[1] % BLOCK
+        or low != 0
+        or not 2.0**-20 < high < 2.0**20
+    ):
+        return below(op, above(op, g, value, low), value, high)
+    ones, shift = np.ones((shape[1], 1, 1, 1), np.float32), np.full(shape[1], -1 / STEEP, np.float32)
+    bent = op.LeakyRelu(op.Conv(value, ones, shift, group=shape[1]), alpha=-high * STEEP)
+    return op.Mul(g, op.HardSigmoid(bent, alpha=-STEEP, beta=high * STEEP))
 
 
 def complement(op: Emitter, share: str) -> str:
