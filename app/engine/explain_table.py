@@ -80,7 +80,7 @@ def explain_table(
     """
     started = time.perf_counter()
     decoded = _decode(task, model, task.options.get("label"))
-    options = checked(PermutationBody, {"label": None, **dict(task.options), **decoded.options})
+    options = checked(PermutationBody, {**dict(task.options), **decoded.options})
     table = _table(decoded)
     n = table.n_rows
     weights = _weights(options.sample_weight, n)
