@@ -101,9 +101,11 @@ def wanted(kind: Any) -> str:
     return ", or ".join(_wanted(each) for each in _alternatives(kind))
 
 
-def schema(kind: Any) -> dict[str, Any]:
-    """The kind as JSON Schema. None is left out: a caller leaves out what is not given."""
+def schema(kind: Any, *, null: bool = False) -> dict[str, Any]:
+    """The kind as JSON Schema; without its None, unless null may stand for what is not given, as in JSON it may."""
     alternatives = [_schema(each) for each in _alternatives(kind)]
+    if null and NoneType in get_args(kind):
+        alternatives.append({"type": "null"})
     return alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives}
 
 

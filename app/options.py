@@ -66,11 +66,11 @@ def from_texts(model: type[Options], texts: Mapping[str, Sequence[str]]) -> dict
     return given
 
 
-def schemas(model: type[Options]) -> dict[str, dict[str, Any]]:
-    """Each option as JSON Schema, with its description and its default."""
+def schemas(model: type[Options], *, null: bool = False) -> dict[str, dict[str, Any]]:
+    """Each option as JSON Schema, with its description and its default; `null` as for `schema`."""
     described = {}
     for each in fields(model):
-        found = schema(_kinds(model)[each.name]) | {"description": each.metadata["description"]}
+        found = schema(_kinds(model)[each.name], null=null) | {"description": each.metadata["description"]}
         described[each.name] = found if each.default is None else found | {"default": each.default}
     return described
 

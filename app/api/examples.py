@@ -131,12 +131,12 @@ def _operation(model: str, content: dict[str, Any], *, required: bool) -> dict[s
 
 def _picture_content(options: type[Options]) -> dict[str, Any]:
     binary = {"schema": {"type": "string", "format": "binary"}}
-    schema = _json_schema(options)
+    schema, document = _json_schema(options), _json_schema(options, null=True)
     image = {"type": "string", "format": "byte", "description": "Base64 of a PNG, JPEG or WebP file."}
     form = {**schema, "properties": {"image": {"type": "string", "format": "binary"}, **schema["properties"]}}
     return {
         "application/json": {
-            "schema": {**schema, "properties": {"image": image, **schema["properties"]}, "required": ["image"]},
+            "schema": {**document, "properties": {"image": image, **document["properties"]}, "required": ["image"]},
             "example": {"image": picture_base64()},
         },
         "multipart/form-data": {"schema": {**form, "required": ["image"]}},
@@ -148,7 +148,7 @@ def _picture_content(options: type[Options]) -> dict[str, Any]:
 
 def _table_content(options: type[Options], body: type[Options]) -> dict[str, Any]:
     """`options` stand in query and form, `body` in JSON, where nested values have a place."""
-    schema, document = _json_schema(options), _json_schema(body)
+    schema, document = _json_schema(options), _json_schema(body, null=True)
     binary = {"schema": {"type": "string", "format": "binary"}}
     rows = {
         "description": "Lists in the order of `columns`, or objects by column; null is a missing value.",
@@ -178,10 +178,10 @@ def _table_content(options: type[Options], body: type[Options]) -> dict[str, Any
     }
 
 
-def _json_schema(options: type[Options]) -> dict[str, Any]:
+def _json_schema(options: type[Options], *, null: bool = False) -> dict[str, Any]:
     """The options as keys of a body. Defaults are told, not declared: a generated client would send them, over the query's."""
     properties = {}
-    for name, schema in schemas(options).items():
+    for name, schema in schemas(options, null=null).items():
         default = schema.pop("default", None)
         if default is not None:
             schema["description"] += f" Default: {str(default).lower()}."
