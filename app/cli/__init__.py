@@ -22,11 +22,13 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def main() -> None:
-    """Run the command line; a domain error is a sentence on standard error and exit status 1."""
+    """Run the command line; an error is a sentence on standard error and exit status 1."""
     try:
         command()
     except ExplainError as error:
         _fail(str(error), 1)
+    except OSError as error:  # a file that may not be read, a folder that may not be written into
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}.", 1)
 
 
 def models_option(function: Callable[..., None]) -> Callable[..., None]:

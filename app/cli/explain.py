@@ -14,7 +14,7 @@ from app.answers import importances_csv, picture_document, table_document
 from app.cli.terminal import bar, dim, safe, table
 from app.cli.work import find, run
 from app.engine.task import ExplainTask, PictureExplanation, Prediction, TableExplanation
-from app.errors import BadParameter, ExplainError, UnsupportedMediaType
+from app.errors import BadParameter, ExplainError, MethodNotApplicable, UnsupportedMediaType
 from app.methods import METHODS, Method
 from app.options import from_texts
 from app.settings import Settings
@@ -55,6 +55,8 @@ def run_explanation(
         raise BadParameter(
             f"An answer of {chosen.name} is written as {' or '.join(_WRITTEN[chosen.kind])}; name OUT so."
         )
+    if out is not None and not out.parent.is_dir():
+        raise BadParameter(f"{out.parent} is no folder to write {out.name} into; make it first.")
     task = ExplainTask(
         ref,
         chosen.name,
@@ -68,6 +70,10 @@ def run_explanation(
     ) as progress:
         (answer,) = run([task], settings, lambda fraction: progress.update(round(fraction * 1000) - progress.pos))
         progress.update(1000 - progress.pos)
+    if file is None and isinstance(answer, MethodNotApplicable):
+        raise BadParameter(
+            f"Model '{ref.name}' takes pictures: name the one to explain, as in `onnxplain explain {model} FILE`."
+        )
     if isinstance(answer, ExplainError):
         raise answer
     if isinstance(answer, TableExplanation):
