@@ -218,6 +218,18 @@ def test_a_task_that_the_queue_would_keep_beyond_its_deadline_is_refused_at_once
     with_pool(scenario)
 
 
+def test_a_task_that_overran_what_it_was_thought_to_take_is_thought_to_go_on(models: dict[str, ModelRef]) -> None:
+    async def scenario(pool: Pool) -> None:
+        await answer(pool, models["counter"], 1)  # now the pool takes such tasks to be short
+        running = start(answer(pool, models["counter"], FOR_EVER))
+        await until(lambda: pool.busy)
+        await asyncio.sleep(0.3)
+        assert 0.2 < pool.expected_wait_s() < 0.6
+        running.cancel()
+
+    with_pool(scenario)
+
+
 def test_a_deadline_that_passes_in_the_queue_is_told_as_such(models: dict[str, ModelRef]) -> None:
     async def scenario(pool: Pool) -> None:
         await answer(pool, models["counter"], 1)
