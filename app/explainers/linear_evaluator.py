@@ -191,11 +191,7 @@ class LinearEvaluator:
 
 
 def _lead(scores: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """How far the greatest of each row is ahead of the second."""
-    if scores.shape[1] == 1:
-        return np.abs(scores[:, 0])
-    if scores.shape[1] == 2:
-        return np.abs(scores[:, 1] - scores[:, 0])
-    two = np.partition(scores, -2, axis=1)[:, -2:]
-    lead: NDArray[np.floating[Any]] = two[:, 1] - two[:, 0]
+    """How far the greatest of each row is ahead of the second; of one alone, from 0."""
+    two = np.partition(scores, -2, axis=1)[:, -2:] if scores.shape[1] > 2 else scores
+    lead: NDArray[np.floating[Any]] = np.abs(two[:, -1] - (two[:, 0] if two.shape[1] > 1 else 0.0))
     return lead

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import Cancelled
 from app.explainers.blackbox import BlackBox
 from app.explainers.metrics import Predicted
 from app.explainers.permutation import Job, Shuffles
 from app.explainers.table import Table
+from app.model import Cancellation, TabularModel, load
 
 
 def predict(table: Table) -> Predicted:
@@ -76,3 +82,40 @@ def test_it_stops_before_the_next_run() -> None:
     with pytest.raises(Cancelled):
         list(box.permuted([Job((0,), sources)]))
     assert box.rows_predicted <= 300
+
+
+def slow_model(folder: Path) -> Path:
+    """About two milliseconds a row, nearly all of it in one operator, which cannot be stopped inside."""
+    nodes = [
+        helper.make_node("Mul", ["x", "factors"], ["wide"]),
+        helper.make_node("Asinh", ["wide"], ["waves"]),
+        helper.make_node("ReduceMean", ["waves", "axes"], ["y"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.linspace(1, 2, 100_000, dtype=np.float32)[None], "factors"),
+        numpy_helper.from_array(np.array([1]), "axes"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 1])
+    model = helper.make_model(
+        helper.make_graph(nodes, "slow", [x], [y], weights), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
+    )
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return folder
+
+
+def test_a_slow_model_on_two_threads_ends_soon_after_it_is_told_to(tmp_path: Path) -> None:
+    cancellation = Cancellation()
+    model = load(slow_model(tmp_path), name="slow", cancellation=cancellation, threads=2)
+    assert isinstance(model, TabularModel)
+    table = Table((np.random.default_rng(0).normal(size=(128, 1)).astype(np.float32),))
+    jobs = [Job((0,), Shuffles(128, 0).take(50))]
+    taken = []
+    for delay in (0.5, 0.6, 0.7):
+        cancellation.reset()
+        threading.Timer(delay, cancellation.cancel).start()
+        started = time.perf_counter()
+        with pytest.raises(Cancelled):
+            list(model.black_box(table).permuted(jobs))
+        taken.append(time.perf_counter() - started - delay)
+    assert sorted(taken)[1] < 0.1  # the machine may have other work
