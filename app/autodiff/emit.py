@@ -24,8 +24,9 @@ class Emitter:
         dtype: element type that floats take, that of the cotangent at hand.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, prefix: str = "gradient") -> None:
         self.graph = graph
+        self._prefix = prefix
         self.dtype: int = TensorProto.FLOAT
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
@@ -76,7 +77,7 @@ class Emitter:
         """A name that no tensor has."""
         while True:
             self._count += 1
-            name = f"gradient/{hint}_{self._count}"
+            name = f"{self._prefix}/{hint}_{self._count}"
             if name not in self._taken:
                 return name
 

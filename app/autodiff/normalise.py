@@ -9,6 +9,7 @@ import onnx
 from onnx import GraphProto, NodeProto, defs, helper, inliner, version_converter
 
 from app.autodiff.graph import Graph
+from app.autodiff.lowering import lower
 from app.errors import ModelRefused
 
 DIALECT = 18  # from this opset on axes, bounds, pads and splits are inputs; rules write and read it
@@ -20,7 +21,8 @@ def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model in the dialect of the rules; itself where nothing is to do.
 
     Local functions are inlined, operators are upgraded to opset 18 where they are older, and of an `If` whose condition is fixed
-    the branch that is always taken stays. Operators of opset 18 and later are left as they are.
+    the branch that is always taken stays. What ONNX Runtime fuses or quantises is said in standard operators. Operators of opset 18
+    and later are left as they are.
 
     Raises:
         ModelRefused: the model is older than opset 7, or the upgrade fails.
@@ -33,7 +35,7 @@ def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
             break
         model = resolved
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), DIALECT)
-    return model if version >= DIALECT else _upgrade(model, version)
+    return lower(model if version >= DIALECT else _upgrade(model, version))
 
 
 def expand(graph: Graph, operators: Iterable[str]) -> onnx.ModelProto:

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from app.model.graph import BATCH, Graph, reads
+from app.model.scores import FLOATS
 
 Array = NDArray[Any]
 Shape = tuple[int | str | None, ...]
@@ -30,7 +32,7 @@ _PICTURE_LIKE = frozenset(
         "Resize",
         "Upsample",
         "BatchNormalization",
-        "QLinearConv",
+        "ConvInteger",
     }
     | {"DepthToSpace", "SpaceToDepth", "InstanceNormalization", "GroupNormalization", "LRN"}
 )
@@ -133,6 +135,8 @@ class SpatialLayers:
         """All ways to read a tensor as maps, the likeliest first: of `[n, 64, 256]` either number may be that of the patches."""
         if name not in self._path or name in {self._source, self._score}:
             return []
+        if self._graph.element_type(name) not in FLOATS | {TensorProto.UNDEFINED}:
+            return []  # quantised: whole numbers that count from some zero point
         shape = self._graph.shape(name)
         batch = None if shape is None else _batch_axis(shape)
         if shape is None or batch is None:

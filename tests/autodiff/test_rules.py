@@ -348,3 +348,4 @@ def test_every_rule_has_a_row_and_every_row_a_rule() -> None:
 
 
 ELSEWHERE = {"Cast", "QuantizeLinear", "DequantizeLinear"}  # graphs of several nodes, below
+ELSEWHERE |= {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}  # likewise, in test_lowering.py
