@@ -102,6 +102,23 @@ def eventually(condition: Callable[[], object], within_s: float = 5.0) -> float:
     return time.monotonic() - started
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What goes on in the background is asked for last."""
+    items.sort(key=lambda item: item.get_closest_marker("beside") is not None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fuzzed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A service that is fuzzed beside the other tests, if that is among what is to be tested."""
+    if not any(item.get_closest_marker("beside") for item in request.session.items):
+        yield None
+        return
+    from tests.fuzzing import fuzzing
+
+    with fuzzing(tmp_path_factory.mktemp("fuzzed")) as runs:
+        yield runs
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service with the demo models and its default limits."""

@@ -6,21 +6,24 @@ python -m tests.soak.fuzz [CASES]
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+import tempfile
 
-from tests.api.test_fuzz import fuzz
+from tests.fuzzing import cases, command
 from tests.soak.load import metric, serving, tell
 
 
 def main(wanted: int = 20_000) -> None:
-    cases = seed = 0
-    with serving(max_cost=1) as service:
-        while cases < wanted:
-            report = fuzz(service.url, 60, "examples,coverage,fuzzing,stateful", seed=seed)
-            found = re.search(r"(\d+) generated", report)
-            cases += int(found[1]) if found else 0
+    made = seed = 0
+    with serving(max_cost=1) as service, tempfile.TemporaryDirectory() as folder:
+        while made < wanted:
+            line = command(service.url, 60, "examples,coverage,fuzzing,stateful", [], seed)
+            run = subprocess.run(line, capture_output=True, text=True, check=False, cwd=folder)
+            assert run.returncode == 0, run.stdout[-6000:]
+            made += cases(run.stdout)
             seed += 1
-            tell("fuzz", cases=cases, crashes=metric(service, "onnxplain_pool_crashes_total"))
+            tell("fuzz", cases=made, crashes=metric(service, "onnxplain_pool_crashes_total"))
         text = service.client.get("/metrics").text
     statuses: dict[str, int] = {}
     for status, count in re.findall(r'onnxplain_request_seconds_count\{[^}]*status="(\d+)"\} (\d+)', text):
