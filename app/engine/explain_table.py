@@ -101,7 +101,7 @@ def explain_table(
     measures = _measures(options.metrics, model, labels, weights, drawn, evaluator)
     features = [group.features for group in groups]
     if exact:
-        found = exact_importance(evaluator, measures, features, progress=progress)
+        found = exact_importance(evaluator, measures, features, max_seconds=options.max_seconds, progress=progress)
     else:
         plan = Plan(n_repeats, options.seed, options.max_seconds, options.stop_when_ranked)
         baselines = None

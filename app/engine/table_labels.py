@@ -23,7 +23,8 @@ def read_truth(labels: list[Any], n: int, model: TabularModel, weights: NDArray[
     if model.card.task == "regression":
         return Truth(_numbers(labels), 0, weights)
     index = model.label_index
-    texts = [_text(label) for label in labels]
+    # Where the classes are 0 and 1, true and false are those.
+    texts = [_text(int(label) if isinstance(label, bool) and str(label) not in index else label) for label in labels]
     indices = [index.get(text, -1) for text in texts]
     if -1 in indices:
         row = indices.index(-1)

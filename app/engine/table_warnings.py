@@ -62,9 +62,8 @@ def table_warnings(
     first = next(iter(found.values()))
     short = [bool(np.isnan(values).any()) for values in first.importances]
     if any(short) and options.max_seconds is not None:
-        warnings.append(
-            f"max_seconds ended the work early: {sum(short)} of {len(short)} columns have fewer repeats than asked for."
-        )
+        lack = "are not finished" if options.n_repeats == "exact" else "have fewer repeats than asked for"
+        warnings.append(f"max_seconds ended the work early: {sum(short)} of {len(short)} columns {lack}.")
     for columns, strength in list(zip(doubts.groups, doubts.strongest, strict=True))[:10]:
         warnings.append(
             f"Strongly correlated (rank correlation up to {strength:.2f}), so that each may stand in for the others: "

@@ -7,6 +7,7 @@ and Dominici 2019 (arXiv:1801.01489). Rows of equal values need one prediction, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,9 +25,12 @@ def exact_importance(
     measures: Sequence[Measure],
     groups: Sequence[Group],
     *,
+    max_seconds: float | None = None,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, PermutationImportance]:
     """The expectation of permutation importance over all permutations; one "repeat" without Monte-Carlo error.
+
+    After `max_seconds` what is finished is returned; a group of which some pairs are missing has no importance (NaN).
 
     Raises:
         BadParameter: a metric is no mean over rows, so that its expectation is not the mean over pairs.
@@ -43,17 +47,18 @@ def exact_importance(
     n = len(base.values)
     scores = [measure.score(base) for measure in measures]
     unpermuted = [measure.influence(base) for measure in measures]
-    importances = np.empty((len(measures), len(groups), 1))
-    errors = np.empty((len(measures), len(groups)))
+    importances = np.full((len(measures), len(groups), 1), np.nan)
+    errors = np.full((len(measures), len(groups)), np.nan)
+    budget = _Budget(max_seconds, max(1, _BLOCK // n))
     for g, group in enumerate(groups):
         codes, representatives = evaluator.distinct(group)
         shares = np.bincount(codes, minlength=len(representatives)) / n
         expected = np.zeros(len(measures))
         as_row = np.zeros((len(measures), n))
         as_lender = np.zeros((len(measures), len(representatives)))
-        block = max(1, _BLOCK // n)
-        for first in range(0, len(representatives), block):
-            values = representatives[first : first + block]
+        first = 0
+        while first < len(representatives) and not budget.spent:
+            values = representatives[first : first + budget.block]
             (predicted,) = evaluator.permuted([Job(group, np.repeat(values[:, None], n, axis=1))])
             for offset in range(len(values)):
                 for m, measure in enumerate(measures):
@@ -62,14 +67,39 @@ def exact_importance(
                     expected[m] += share * (scores[m] - score)
                     as_row[m] += share * measure.influence(answer)
                     as_lender[m, first + offset] = score
+            first += len(values)
+            budget.done(len(values))
+        if first < len(representatives):
+            break
         importances[:, g, 0] = expected
         for m in range(len(measures)):
             errors[m, g] = _row_error(unpermuted[m] - as_row[m] - as_lender[m][codes])
         progress((g + 1) / len(groups))
+    progress(1.0)
     return {
         measure.metric.name: PermutationImportance(scores[m], importances[m], errors[m])
         for m, measure in enumerate(measures)
     }
+
+
+class _Budget:
+    """How many values to predict before looking at the clock again, and whether the time is over."""
+
+    def __init__(self, seconds: float | None, most: int) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._started = time.monotonic()
+        self._values = 0
+        self.block = most if seconds is None else 1
+        self.spent = False
+
+    def done(self, values: int) -> None:
+        """So many more values were predicted."""
+        self._values += values
+        if self._seconds is not None:
+            taken = max(time.monotonic() - self._started, 1e-9)
+            self.spent = taken > self._seconds
+            self.block = max(1, min(self._most, int(self._seconds / 10 * self._values / taken)))
 
 
 def _row_error(rows: NDArray[np.float64]) -> float:

@@ -96,7 +96,13 @@ def test_labels_may_be_names_or_what_the_graph_says(cancer: TabularModel) -> Non
     columns = cancer.features
     answers = [
         explain(cancer, {"rows": rows, "columns": columns, "labels": labels, "n_repeats": 1})
-        for labels in (names, numbers, [float(n) for n in numbers], [str(n) for n in numbers])
+        for labels in (
+            names,
+            numbers,
+            [float(n) for n in numbers],
+            [str(n) for n in numbers],
+            [n == 1 for n in numbers],
+        )
     ]
     assert all(answer == answers[0] for answer in answers)
 

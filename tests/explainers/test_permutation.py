@@ -243,6 +243,24 @@ def test_a_time_budget_returns_the_best_answer_so_far() -> None:
     assert np.array_equal(found.importances[~np.isnan(found.importances)], whole[~np.isnan(found.importances)])
 
 
+def test_a_time_budget_ends_exact_importance_and_unfinished_columns_have_none() -> None:
+    random = np.random.default_rng(0)
+    table = Table((np.column_stack([random.integers(0, 2, 200), random.normal(size=(200, 2))]),))
+
+    def slowly(rows: Table) -> Predicted:
+        time.sleep(0.01)
+        return Predicted(rows.blocks[0] @ np.array([[1.0], [2.0], [3.0]]))
+
+    evaluator = BlackBox(slowly, table, run_rows=200)
+    measure = Measure(METRICS["mse"], Truth(evaluator.baseline().values))
+    started = time.monotonic()
+    result = exact_importance(evaluator, [measure], [(0,), (1,), (2,)], max_seconds=0.3)["mse"]
+    assert time.monotonic() - started < 1.0  # all pairs would take 4 s
+    whole = exact_importance(BlackBox(slowly, table), [measure], [(0,)])["mse"]
+    assert result.importances[0] == whole.importances[0]
+    assert np.isnan(result.importances[1:]).all()
+
+
 def test_columns_whose_place_is_sure_are_repeated_no_further() -> None:
     X = np.random.default_rng(11).normal(size=(300, 4))
     found = run(linear, X, Truth((X @ COEF)[:, None]), ["mse"], Plan(200, settle=True))["mse"]
