@@ -30,8 +30,14 @@ class Frame:
 
 
 def head_of(frame: Frame) -> bytes:
-    """Everything of a frame but its body."""
-    head = pickle.dumps((frame.kind, frame.number, frame.value), protocol=5)
+    """Everything of a frame but its body.
+
+    Raises:
+        PicklingError: it holds something else than facts, which the other side would not take.
+    """
+    stream = io.BytesIO()
+    _FactsOnly(stream, protocol=5).dump((frame.kind, frame.number, frame.value))
+    head = stream.getvalue()
     return LENGTHS.pack(len(head), len(frame.body)) + head
 
 
@@ -43,6 +49,17 @@ def frame_of(head: bytes | bytearray, body: bytes) -> Frame:
     """
     kind, number, value = _Facts(io.BytesIO(head)).load()
     return Frame(kind, number, value, body)
+
+
+class _FactsOnly(pickle.Pickler):
+    """Writes facts, tasks and errors only, so that a mistake is found where it was made."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Asked about everything that is no plain value: let our own pass."""
+        kind = obj if isinstance(obj, type) else type(obj)
+        if kind.__module__ not in _FACTS:
+            raise pickle.PicklingError(f"a frame may not hold {kind.__module__}.{kind.__qualname__}")
+        return NotImplemented
 
 
 class _Facts(pickle.Unpickler):

@@ -24,7 +24,7 @@ from typing import Any
 from app import logs
 from app.engine.explain_picture import explain_picture, explainer_model, predict_picture
 from app.engine.explain_table import explain_table, predict_table
-from app.engine.frames import Frame, receive, send
+from app.engine.frames import Frame, head_of, receive, send
 from app.engine.task import ExplainTask, ModelRef, WorkerLimits
 from app.errors import ExplainError, InputTooLarge, MethodNotApplicable
 from app.methods import METHODS
@@ -55,7 +55,7 @@ class Worker:
         threading.Thread(target=self._listen, daemon=True).start()
         send(self._sock, Frame("ready"))
         while True:
-            send(self._sock, self._answer(self._inbox.get()))
+            self._sock.sendall(self._answer(self._inbox.get()))
 
     def _listen(self) -> None:
         """Pass questions on and hear cancels; without a web process there is nothing left to do."""
@@ -71,22 +71,21 @@ class Worker:
         except (EOFError, OSError):
             os._exit(0)
 
-    def _answer(self, frame: Frame) -> Frame:
+    def _answer(self, frame: Frame) -> bytes:
+        """The answer as it goes over the socket."""
         task: ExplainTask = frame.value
+        failure: ExplainError
         try:
-            return Frame("done", frame.number, self._do(task, frame.body, self._reporter(frame.number)))
+            return head_of(Frame("done", frame.number, self._do(task, frame.body, self._reporter(frame.number))))
         except ExplainError as error:
-            return Frame("error", frame.number, error)
+            failure = error
         except MemoryError:
-            return Frame(
-                "error", frame.number, InputTooLarge("The work needs more memory than a worker may use. Send less.")
-            )
+            failure = InputTooLarge("The work needs more memory than a worker may use. Send less.")
         except Exception:
             # What nobody foresaw is logged here in full and answered without its text, which may hold addresses or paths.
             log.exception("method %s on model %s failed", task.method, task.model.name)
-            return Frame(
-                "error", frame.number, ExplainError("Something failed inside the service. It has been logged.")
-            )
+            failure = ExplainError("Something failed inside the service. It has been logged.")
+        return head_of(Frame("error", frame.number, failure))
 
     def _reporter(self, number: int) -> Callable[[float], None]:
         last = time.monotonic()
