@@ -67,6 +67,16 @@ def test_the_png_answer_is_the_overlay_of_the_json_answer(service):
     assert answer.content == base64.b64decode(explain(service, body)["explanations"][0]["overlay"])
 
 
+def test_the_png_answer_obeys_the_options_of_a_json_body(service):
+    """Of several targets the first is shown, as the picture that `output` names."""
+    body = (SHAPES / "heart.png").read_bytes()
+    document = {"image": base64.b64encode(body).decode(), "target": ["star", "heart"], "output": "heatmap"}
+    answer = service.client.post(PICTURE, json=document, headers={"Accept": "image/png"})
+    assert answer.headers["x-onnxplain-label"] == "star"
+    first, _ = explain(service, body, target=["star", "heart"])["explanations"]
+    assert answer.content == base64.b64decode(first["heatmap"])
+
+
 def test_gradcam_of_a_pooled_linear_head_is_the_class_activation_map(service):
     """Behind the layer stand a mean over places and a matrix W: the gradient is W/(uv), so the map is ReLU(W A)/(uv)."""
     explanation = explain(service, (SHAPES / "heart.png").read_bytes(), values=True, target=["heart"])["explanations"][

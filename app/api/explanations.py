@@ -34,10 +34,6 @@ def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
         wanted = preferred(request, _ANSWERS[method.kind])
         _refuse_other_kind(method, card)
         body, sent, given = await read_body(request, method.kind, method.options, query)
-        if method.kind == "tabular":
-            pictures: tuple[str, ...] = ()
-        else:
-            pictures = ("heatmap", "overlay") if wanted == JSON else (given.get("output", "overlay"),)
 
         def render(answer: PictureExplanation | TableExplanation, started: float) -> Response:
             timings_ms = with_total(answer.timings_ms, started)
@@ -48,7 +44,8 @@ def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
                 return _picture(ref, method, answer)
             return json_answer(picture_document(ref, method.name, answer, timings_ms))
 
-        task = ExplainTask(ref, method.name, sent, body, given, pictures, service.settings.limits())
+        limits = service.settings.limits()
+        task = ExplainTask(ref, method.name, sent, body, given, one_picture=wanted == PNG, limits=limits)
         return await answered(request, task, wanted, render)
 
     explain.__name__ = "explain_" + method.name.replace("-", "_")

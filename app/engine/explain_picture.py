@@ -6,6 +6,7 @@ import binascii
 import time
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,21 +43,25 @@ def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[floa
     body, media_type, given = _unwrapped(task)
     options = checked(METHODS[task.method].options, given)
     assert isinstance(options, PictureOptions)
+    if task.one_picture:
+        task = replace(task, pictures=(options.output,))
     picture, x, geometry = _decoded(task, model, body, media_type)
     decoded = time.perf_counter()
     targets = _targets(model, options)
+    if task.one_picture:
+        targets = Targets(targets.wanted[:1], 1)
     _refuse_large_answer(task, picture, len(targets.wanted) or targets.best)
     found = picture_maps(task.method, model, x, targets, options, task.limits.get("max_cost_ms"), report)
     ran = time.perf_counter()
     predictions = _predictions(model, found.scores)
-    explanations = tuple(
-        _heatmap(task, options, picture, geometry, found, target, values)
-        for target, values in zip(_named(predictions, found.targets), found.maps, strict=True)
-    )
+    explanations = []
+    for target, values in zip(_named(predictions, found.targets), found.maps, strict=True):
+        model.cancellation.check()
+        explanations.append(_heatmap(task, options, picture, geometry, found, target, values))
     ends = {"decode": decoded - began, "run": ran - decoded, "render": time.perf_counter() - ran}
     return PictureExplanation(
         predictions[: max(SHOWN_CLASSES, options.top_k or 0)],
-        explanations,
+        tuple(explanations),
         found.gradient,
         {name: seconds * 1e3 for name, seconds in ends.items()},
         model.card.warnings,

@@ -62,6 +62,7 @@ class ExplainTask:
         options: query parameters or form fields, as the method's options model dumped them (only those that were set).
         pictures: whether the answer needs rendered PNGs (`heatmap`, `overlay`), to save the work where it does not.
         limits: `max_pixels`, `max_cells`, `max_cost_ms` in force for this request.
+        one_picture: the answer is the one PNG that the options name, of the first target.
     """
 
     model: ModelRef
@@ -71,6 +72,7 @@ class ExplainTask:
     options: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[str, ...] = ("heatmap", "overlay")
     limits: Mapping[str, float] = field(default_factory=dict)
+    one_picture: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from PIL import Image
 
 from app.engine.explain_picture import explain_picture, explainer_model, predict_picture
 from app.engine.task import ExplainTask, ModelRef, PictureExplanation
-from app.errors import BadParameter, MalformedInput, MethodNotApplicable
+from app.errors import BadParameter, Cancelled, MalformedInput, MethodNotApplicable
 from app.model import Cancellation, ImageModel, load
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -42,6 +44,23 @@ def explain(
 def pixels(png: bytes | None) -> np.ndarray:
     assert png is not None
     return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def test_a_cancel_is_heard_while_pictures_are_drawn() -> None:
+    """Ten heatmaps of four megapixels each take seconds; what was cancelled ends after the one that is being drawn."""
+    stream = io.BytesIO()
+    Image.effect_noise((2000, 2000), 60).convert("RGB").save(stream, "PNG", compress_level=1)
+    cancellation = shapes().cancellation
+    began = time.monotonic()
+    timer = threading.Timer(0.7, cancellation.cancel)
+    timer.start()
+    try:
+        with pytest.raises(Cancelled):
+            explain(body=stream.getvalue(), top_k=6)
+        assert time.monotonic() - began < 3
+    finally:
+        timer.join()
+        cancellation.reset()
 
 
 def test_an_explanation_has_pictures_as_large_as_the_one_sent() -> None:
