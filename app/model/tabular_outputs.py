@@ -227,8 +227,10 @@ def class_indices(label: np.ndarray[Any, Any], classes: tuple[str, ...]) -> np.n
     """
     flat = label.reshape(len(label), -1)[:, 0]
     numbered = flat.dtype.kind in "iu" and classes == tuple(map(str, range(len(classes))))
-    if numbered and len(flat) and flat.min() >= 0 and flat.max() < len(classes):
-        return flat.astype(np.intp, copy=False)  # labels that are indices already
+    if numbered and len(flat):
+        indices = flat.astype(np.intp, copy=False)
+        if indices.view(np.uintp).max() < len(classes):  # as which a negative one would be huge
+            return indices
     values, inverse = np.unique(flat, return_inverse=True)
     place = {name: index for index, name in enumerate(classes)}
     try:
