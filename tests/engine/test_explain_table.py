@@ -231,3 +231,15 @@ def test_progress_reaches_one(cancer: TabularModel) -> None:
     explain_table(ExplainTask(ModelRef("b", ""), METHOD), cancer, shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
+
+
+def test_linear_models_go_the_short_way_unless_a_metric_hangs_on_last_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened(TABLES / "logistic")
+    data = np.load(TABLES / "data.npz")
+    body = {"rows": data["X"].tolist(), "labels": data["two"].tolist(), "metrics": ["accuracy", "f1"]}
+    slow = explain(model, body)
+    monkeypatch.setattr("app.model.linear_engine._PAYS_MS", -1.0)
+    fast = explain(model, body)
+    assert (slow["engine"]["name"], fast["engine"]["name"]) == ("black-box", "linear")
+    assert fast["importances"] == slow["importances"]
+    assert explain(model, body | {"metrics": ["accuracy", "roc_auc"]})["engine"]["name"] == "black-box"
