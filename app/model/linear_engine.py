@@ -17,27 +17,15 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from app.explainers.linear_evaluator import LinearMap
 from app.model.front import Front, cut_before
 from app.model.graph import Graph, assemble
+from app.model.scores import FLOATS
 from app.model.session import Cancellation, Session
 
 _OWN_WEIGHTS = frozenset({"LinearClassifier", "LinearRegressor"})
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 # What small changes of the sums change little, and the order of classes not at all.
-_BEHIND = frozenset(
-    [
-        "Softmax",
-        "Sigmoid",
-        "Normalizer",
-        "ArgMax",
-        "ArrayFeatureExtractor",
-        "Cast",
-        "Identity",
-        "Reshape",
-        "Squeeze",
-        "Flatten",
-        "Slice",
-        "LabelEncoder",
-    ]
-)
+_LINKS = frozenset({"Softmax", "Sigmoid", "Normalizer"})
+_LABELS = frozenset({"ArgMax", "ArrayFeatureExtractor", "LabelEncoder"})
+_FORMS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Flatten", "Slice"})
 _PAYS_MS = 20.0  # for each repeat: below that the runtime is quick enough, and its own digits are the last ones
 _SUMS = "onnxplain_sums"
 
@@ -87,12 +75,30 @@ def cut_at_linear(model: ModelProto, outputs: Sequence[str], cancellation: Cance
     linear, made, ends = cut
     behind = graph.needed_for(outputs, stop=ends)
     after = [n for n in nodes if behind.difference(ends).intersection(n.output)]
-    if behind & {value.name for value in graph.inputs} or any(n.op_type not in _BEHIND for n in after):
+    if behind & {value.name for value in graph.inputs} or not all(_is_plain(graph, n) for n in after):
         return None
     sums = helper.make_tensor_value_info(_SUMS, TensorProto.FLOAT, [None, len(linear.intercepts)])
     wanted = [value for value in model.graph.output if value.name in outputs]
     tail = assemble(model, [made, *after], [sums], wanted, graph.weights, graph.types)
     return LinearModel(cut_before(graph, node.input[0], cancellation), linear, Session(tail, cancellation, 1))
+
+
+def _is_plain(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node is one of those, and makes no whole numbers of scores."""
+    if node.op_type == "Cast":
+        to = next(attribute.i for attribute in node.attribute if attribute.name == "to")
+        return to in FLOATS or _is_label(graph, node.input[0])
+    return node.op_type in _LINKS | _LABELS | _FORMS
+
+
+def _is_label(graph: Graph, name: str) -> bool:
+    node = graph.producer.get(name)
+    while node is not None and node.op_type in _FORMS:
+        name = node.input[0]
+        node = graph.producer.get(name)
+    return node is not None and (
+        node.op_type in _LABELS or (node.op_type == "LinearClassifier" and name == node.output[0])
+    )
 
 
 _Cut = tuple[LinearMap, NodeProto, list[str]]
