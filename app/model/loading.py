@@ -155,8 +155,8 @@ def _require_same_scores(file: Path, model: ImageModel, cancellation: Cancellati
     found = model.predict(x)
     if not np.allclose(found, wanted.reshape(found.shape), rtol=0, atol=_SAME * float(np.abs(wanted).max()) + 1e-6):
         raise ModelRefused(
-            f"Upgraded to opset {DIALECT}, the model gives other scores than the file as it is; export it again with opset "
-            f"{DIALECT} or newer."
+            f"Upgraded to opset {DIALECT} and optimised by the runtime, the model gives other scores than the file as it is; export "
+            f"it again with opset {DIALECT} or newer."
         )
 
 

@@ -94,7 +94,9 @@ class Session:
                 "The model is larger than 2 GiB, more than one ONNX file can hold; use a smaller one."
             ) from error
         try:
-            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_misleading(model)
+            )
             self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
             self.types: dict[str, str] = {value.name: value.type for value in self._session.get_outputs()}
         except Exception as error:
@@ -129,6 +131,17 @@ class Session:
         finally:
             self._cancellation.end(options)
         return results
+
+
+def _misleading(model: onnx.ModelProto) -> set[str]:
+    """Optimisers that would change what this graph computes.
+
+    ONNX Runtime 1.31 takes a Pad into the MaxPool behind it, whose own border is smaller than any number: where all of a window is
+    negative, the Pad's zeros were the largest. BiT networks begin so.
+    """
+    padded = {node.output[0] for node in model.graph.node if node.op_type == "Pad"}
+    pooled = {node.input[0] for node in model.graph.node if node.op_type == "MaxPool"}
+    return set() if padded.isdisjoint(pooled) else {"Pad_Fusion"}
 
 
 # What ONNX Runtime and its allocators say; it has no error of its own for this.

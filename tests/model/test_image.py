@@ -276,6 +276,28 @@ def test_an_older_file_gives_the_scores_that_the_runtime_gives_for_it(
     assert np.allclose(loaded(proto).predict(X), scores_of(proto, X, "scores"), atol=1e-5)
 
 
+def test_zeros_around_a_pool_count(loaded: Callable[..., ImageModel]) -> None:
+    """The runtime's optimiser would take the border into the pool, where it is smaller than any number: here all others are negative."""
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Abs", ["c"], ["positive"]),
+        node("Neg", ["positive"], ["negative"]),
+        node("Pad", ["negative", "border"], ["padded"]),
+        node("MaxPool", ["padded"], ["pooled"], kernel_shape=[3, 3], strides=[2, 2]),
+        node("GlobalAveragePool", ["pooled"], ["mean"]),
+        node("Flatten", ["mean"], ["scores"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in (("x", ["N", 3, 12, 12]), ("scores", ["N", 4]))
+    ]
+    kernel = RANDOM.standard_normal((4, 3, 1, 1)).astype(np.float32)
+    model = loaded(graph(nodes, ends[:1], ends[1:], {"w": kernel, "border": np.array([0, 0, 1, 1, 0, 0, 1, 1])}))
+    padded = np.pad(-np.abs(np.einsum("oc,nchw->nohw", kernel[:, :, 0, 0], X)), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2]
+    assert np.allclose(model.predict(X), windows.max(axis=(4, 5)).mean(axis=(2, 3)), atol=1e-5)
+
+
 def test_an_upgrade_that_changes_the_scores_is_refused(
     loaded: Callable[..., ImageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
