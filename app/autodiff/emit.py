@@ -42,11 +42,24 @@ class Emitter:
 
     def emit(self, operator: str, *operands: Operand, outputs: int = 1, **attributes: Any) -> list[str]:
         """Add one node and return the names of its outputs."""
+        if attributes.get("reduction") == "add" and self.dtype == TensorProto.FLOAT16:
+            return [self._add_in_float32(operator, *operands, **attributes)]
         names = [self.fresh(operator) for _ in range(outputs)]
         inputs = [self.name_of(operand) for operand in operands]
         kept = {key: value for key, value in attributes.items() if value is not None}
         self.nodes.append(helper.make_node(operator, inputs, names, names[0], **kept))
         return names
+
+    def _add_in_float32(
+        self, operator: str, data: Operand, places: Operand, updates: Operand, **attributes: Any
+    ) -> str:
+        """A scatter that adds. ONNX Runtime has none for half precision."""
+        wide, updates = (self.Cast(value, to=TensorProto.FLOAT) for value in (data, updates))
+        self.dtype = TensorProto.FLOAT
+        (total,) = self.emit(operator, wide, places, updates, **attributes)
+        self.dtype = TensorProto.FLOAT16
+        narrow: str = self.Cast(total, to=TensorProto.FLOAT16)
+        return narrow
 
     def name_of(self, operand: Operand) -> str:
         """Name of a tensor that holds the operand."""

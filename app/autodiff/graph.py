@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, NodeProto, TypeProto, defs, helper, numpy_helper, shape_inference
+from onnx import AttributeProto, NodeProto, TypeProto, checker, defs, helper, numpy_helper, shape_inference
 
 Array = NDArray[Any]
 Extent = tuple[int, ...]  # an axis' length, once per probe
@@ -275,8 +275,8 @@ class _Probe:
                 self.types |= shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self._imports)
             except shape_inference.InferenceError:
                 self.contradictions += 1
-            except (defs.SchemaError, KeyError, RuntimeError):
-                pass  # an operator of another domain, or one whose shape cannot be told: rules then work at run time
+            except (defs.SchemaError, KeyError, RuntimeError, checker.ValidationError):
+                pass  # of another domain, of types that do not fit, or one whose shape cannot be told: the runtime will see
         if node.op_type in ("MaxPool", "AveragePool", "LpPool"):
             self._count_windows(node)
         if node.op_type == "Shape":
