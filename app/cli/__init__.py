@@ -1,6 +1,6 @@
 """The command `onnxplain`: serve models, look at a model file, explain without a server.
 
-Click comes with uvicorn anyway. Typer and rich would add six wheels and 15 MB to every installation for a few lines of colour.
+Click comes with uvicorn anyway. Typer brings rich along: six wheels and 15 MB more in every installation, for a few lines of colour.
 """
 
 from __future__ import annotations
