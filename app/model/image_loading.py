@@ -150,7 +150,10 @@ def _placed(
     graph = picture.graph
     part = graph.extract([graph.types[picture.source]], [graph.types[name] for name in names], weights)
     session = Session(part, cancellation, threads, optimise=False)
-    pairs = halves(session, picture, names)
+    try:
+        pairs = halves(session, picture, names)
+    except InputRefusedByModel:
+        return {}  # the first run of the whole will say why
     return {name: in_place(finder.readings(name), *pair) for name, pair in zip(names, pairs, strict=True)}
 
 

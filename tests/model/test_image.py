@@ -445,6 +445,15 @@ def test_which_axis_holds_the_patches_is_found_by_looking(loaded: Callable[..., 
     assert model.layer_gradient(X, "sequence", [1]).activations.shape == (16, 3, 3)
 
 
+def test_a_size_that_the_patches_do_not_fit_is_refused(loaded: Callable[..., ImageModel]) -> None:
+    """Nine patches stand in a constant of the graph; another size makes more."""
+    proto = sequence(list(range(9)))
+    for axis in (2, 3):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "side"
+    with pytest.raises(ModelRefused, match=r"correct `size`|shape of the scores"):
+        loaded(proto, "[image]\nsize = [24, 24]")
+
+
 def test_patches_in_another_order_are_no_map(loaded: Callable[..., ImageModel]) -> None:
     """Columns first, as windows may leave them: a map of these would be a wrong one. The layer before takes their place."""
     model = loaded(sequence([0, 3, 6, 1, 4, 7, 2, 5, 8]))
