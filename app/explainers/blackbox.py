@@ -35,14 +35,16 @@ class _Piece:
 
 @dataclass
 class _Buffer:
-    """Copies of the table that one thread writes to.
+    """Copies of the table, or of as many of its rows as a run takes, that one thread writes to.
 
     Attributes:
         rows: the copies, one below the other.
+        start: the first row of the table that is there.
         changed: feature, first row of the table and first row of the buffer, and how many rows: what is not the table's own.
     """
 
     rows: Table
+    start: int
     changed: set[tuple[int, int, int, int]]
 
 
@@ -190,11 +192,15 @@ class BlackBox:
     def _run(self, jobs: Sequence[Job], run: list[_Piece]) -> Predicted:
         """Write the permuted columns over a copy of the table, and predict."""
         self._check()
-        n = self._table.n_rows
+        n, start = self._table.n_rows, run[0].start
         buffer = self._buffer()
         try:
+            if buffer.start != start:
+                for copied, block in zip(buffer.rows.blocks, self._rows_from(start).blocks, strict=True):
+                    copied[: len(block)] = block
+                buffer.start, buffer.changed = start, set()
             changed = {
-                (feature, piece.start, copy * n + piece.start, piece.stop - piece.start)
+                (feature, piece.start, copy * n + piece.start - start, piece.stop - piece.start)
                 for copy, piece in enumerate(run)
                 for feature in jobs[piece.job].features
             }
@@ -205,9 +211,9 @@ class BlackBox:
             for copy, piece in enumerate(run):
                 source = jobs[piece.job].sources[piece.repeat, piece.start : piece.stop]
                 for feature in jobs[piece.job].features:
-                    target = buffer.rows.column(feature)
-                    target[copy * n + piece.start : copy * n + piece.stop] = self._column(feature).take(source)
-            rows = buffer.rows.slice(run[0].start, (len(run) - 1) * n + run[-1].stop)
+                    place = copy * n + piece.start - start
+                    buffer.rows.column(feature)[place : place + len(source)] = self._column(feature).take(source)
+            rows = buffer.rows.slice(0, (len(run) - 1) * n + run[-1].stop - start)
             self.rows_predicted += rows.n_rows
             return self._predict(rows)
         finally:
@@ -218,7 +224,11 @@ class BlackBox:
         try:
             return self._buffers.get_nowait()
         except Empty:
-            return _Buffer(self._table.tile(self._copies), set())
+            return _Buffer(self._rows_from(0).tile(self._copies), 0, set())
+
+    def _rows_from(self, start: int) -> Table:
+        """The rows of the run that begins here."""
+        return self._table.slice(start, start + self._run_rows)
 
 
 def _empty(base: Predicted, n_repeats: int) -> Predicted:
