@@ -9,6 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import ModelRefused
+
+MOST = 1 << 26  # numbers in one tensor; a picture of 4,700 x 4,700 pixels has as many
+
 
 class Noise:
     """A source of numbers that start anew with every object."""
@@ -17,7 +21,16 @@ class Noise:
         self._random = random.Random(0)  # noqa: S311 - nothing secret
 
     def uniform(self, shape: Sequence[int]) -> NDArray[np.float32]:
-        """float32 of the shape, from 0 up to but without 1."""
+        """float32 of the shape, from 0 up to but without 1.
+
+        Raises:
+            ModelRefused: that would be too many.
+        """
+        if math.prod(shape) > MOST:
+            raise ModelRefused(
+                f"The model takes tensors of {' x '.join(map(str, shape))} numbers, and at most {MOST:,} are tried; "
+                "use one for smaller pictures."
+            )
         bits = np.frombuffer(self._random.randbytes(4 * math.prod(shape)), np.uint32) >> 8
         return (bits.astype(np.float32) * np.float32(2**-24)).reshape(shape)
 

@@ -517,6 +517,15 @@ def test_the_explainer_file_gives_the_services_own_answer_without_our_code(
         assert np.allclose(heatmap, own, rtol=1e-5, atol=1e-7)
 
 
+def test_a_picture_of_a_gigapixel_is_refused_by_its_size(loaded: Callable[..., ImageModel]) -> None:
+    """Its trial run alone would take gigabytes."""
+    proto = tiny_cnn()
+    for axis in (2, 3):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 30_000
+    with pytest.raises(ModelRefused, match="15000 x 15000"):
+        loaded(proto)
+
+
 def test_labels_come_from_manifest_or_metadata(loaded: Callable[..., ImageModel]) -> None:
     """As lists, as the mapping that ultralytics writes, or as the manifest says; a wrong count refuses the manifest's."""
     proto = tiny_cnn()
