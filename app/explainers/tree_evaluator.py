@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.explainers.metrics import Predicted
-from app.explainers.parallel import for_each
 from app.explainers.permutation import Evaluator, Group, Job, Rows
 from app.explainers.tree_ensemble import Codes, TreeEnsemble
 
@@ -61,7 +60,6 @@ class TreeEvaluator:
         finish: sums float32[m, n_planes] over all trees -> predictions, as the whole graph makes them.
         predict: job, row numbers int[m], source rows int[m] -> predictions of the runtime for these rows, for the audit.
         fallback: another evaluator, for when the audit finds a difference.
-        threads: chunks of rows under way at once.
         check: called between trees; raises to stop.
     """
 
@@ -74,7 +72,6 @@ class TreeEvaluator:
         predict: Callable[[Group, Rows, Rows], Predicted],
         fallback: Evaluator,
         *,
-        threads: int = 1,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._ensemble = ensemble
@@ -83,7 +80,6 @@ class TreeEvaluator:
         self._finish = finish
         self._predict = predict
         self._fallback = fallback
-        self._threads = threads
         self._check = check
         self._random = np.random.default_rng(0)
         self.audited = 0
@@ -172,11 +168,8 @@ class TreeEvaluator:
         columns = sorted({column for job in jobs for column in self._columns(job.features)})
         trees = self._tested(jobs, columns)
         size = max(256, min(_SUMS // (len(jobs) * repeats * planes), _ELEMENTS // repeats))
-        chunks = -(-n // size)
-        chunks += -chunks % self._threads
-        size = -(-n // chunks)
-
-        def work(start: int) -> None:
+        # One chunk after the other: the arrays of a walk are so short that threads would wait for Python's lock, and be slower.
+        for start in range(0, n, size):
             rows = slice(start, min(n, start + size))
             changed = np.empty((len(columns), repeats, rows.stop - start), dtype=self._codes.dtype)
             for job in jobs:
@@ -188,8 +181,6 @@ class TreeEvaluator:
                 self._check()
                 walk.add(tree)
             sums[:, :, rows] = np.moveaxis(walk.sums, 0, -1)
-
-        for_each(work, range(0, n, size), self._threads)
         return sums
 
     def _tested(self, jobs: Sequence[Job], columns: list[int]) -> list[_Tested]:

@@ -186,9 +186,7 @@ class TabularModel:
         codes = cut.ensemble.codes(seen, self.check)
         if codes is None:
             return None
-        return TreeEvaluator(
-            cut.ensemble, codes, reads, finish, predict, black_box, threads=self._threads, check=self.check
-        )
+        return TreeEvaluator(cut.ensemble, codes, reads, finish, predict, black_box, check=self.check)
 
     @cached_property
     def unread(self) -> frozenset[int]:

@@ -33,9 +33,9 @@ def _walk_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TreeModel, "is_faster", lambda *_: True)
 
 
-def opened(name: str, threads: int = 1) -> tuple[TabularModel, Cancellation]:
+def opened(name: str) -> tuple[TabularModel, Cancellation]:
     cancellation = Cancellation()
-    model = load(FOLDER / name, name=name, cancellation=cancellation, threads=threads)
+    model = load(FOLDER / name, name=name, cancellation=cancellation)
     assert isinstance(model, TabularModel)
     return model, cancellation
 
@@ -82,9 +82,8 @@ def test_encoded_texts_are_walked_as_one_column() -> None:
     assert_same(evaluator.permuted(jobs), model.black_box(rows).permuted(jobs))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_and_chunks_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _ = opened("lightgbm-number", threads)
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = opened("lightgbm-number")
     rows = Table((np.tile(DATA["X"], (5, 1)),))
     sources = Shuffles(rows.n_rows, 0).take(4)
     jobs = [Job((j,), sources) for j in range(6)]
@@ -130,7 +129,7 @@ def test_a_cancelled_walk_stops_between_trees() -> None:
 
 
 def test_a_walk_under_way_ends_soon_after_it_is_cancelled() -> None:
-    model, cancellation = opened("forest-deep", 2)
+    model, cancellation = opened("forest-deep")
     rows = Table((np.tile(DATA["X"], (200, 1)),))
     evaluator = model.evaluator(rows)
     sources = Shuffles(rows.n_rows, 0).take(50)
