@@ -58,7 +58,7 @@ $(DEVELOPMENT): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(RUNTIME)
 
 generated-client: $(DEVELOPMENT)  ## generate a client from /openapi.json and use it against the running service
-	$(BIN)/python tests/generated_client.py
+	$(BIN)/python -m tests.generated_client
 
 constraints: $(DEVELOPMENT)  ## write constraints.txt anew from what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | grep -vi '^pip\|^setuptools' > constraints.txt
