@@ -292,7 +292,7 @@ def report(rows: list[str], given: argparse.Namespace) -> str:
 ## Permutation importance
 
 `python benchmarks/permutation.py --threads {given.threads}`: {ROWS:,} rows, {REPEATS} repeats, accuracy, all columns;
-{given.threads} threads for each (trees walk on one) on {os.cpu_count()} cores; medians over the rounds, contestants taking turns. {versions}, Python {platform.python_version()}.
+{given.threads} threads for each (trees and linear models use one) on {os.cpu_count()} cores; medians over the rounds, contestants taking turns. {versions}, Python {platform.python_version()}.
 Names say columns, trees and depth.
 
 *Bound*: ONNX Runtime making as many predictions and nothing else, in its best batch size, with threads inside a run or runs beside each

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.explainers.metrics import Predicted
-from app.explainers.parallel import for_each
 from app.explainers.permutation import Evaluator, Group, Job, Rows
 
 _ROUNDING = 2.0**-24  # of one float32 operation, relative
@@ -63,7 +61,6 @@ class LinearEvaluator:
         finish: sums float32[m, k] -> predictions, as the rest of the graph makes them.
         predict: features, row numbers int[m], source rows int[m] -> predictions of the runtime for these rows.
         fallback: another evaluator, for when the audit finds a difference.
-        threads: pieces under way at once.
         check: called before each piece; raises to stop.
     """
 
@@ -76,7 +73,6 @@ class LinearEvaluator:
         predict: Callable[[Group, Rows, Rows], Predicted],
         fallback: Evaluator,
         *,
-        threads: int = 1,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._linear = linear
@@ -85,7 +81,6 @@ class LinearEvaluator:
         self._finish = finish
         self._predict = predict
         self._fallback = fallback
-        self._threads = threads
         self._check = check
         self._random = np.random.default_rng(0)
         self._tolerance = _CLOSE * max(1.0, float(np.abs(fallback.baseline().values).max()))
@@ -133,34 +128,30 @@ class LinearEvaluator:
         return _Terms(seen @ weights, np.abs(seen) @ np.abs(weights).max(axis=1, initial=0.0))
 
     def _batch(self, jobs: Sequence[Job]) -> list[Predicted]:
+        """The answers, on one thread: the arrays of a piece are so short that threads would wait for Python's lock."""
         base = self.baseline()
         answers = []
-        work: list[Callable[[], None]] = []
         for job in jobs:
             repeats, n = job.sources.shape
             values = np.empty((repeats, *base.values.shape), dtype=base.values.dtype)
             classes = None if base.classes is None else np.empty((repeats, n), dtype=np.intp)
             answers.append(Predicted(values, classes))
-            work += self._pieces(job, answers[-1])
-        for_each(lambda do: do(), work, self._threads)
+            self._fill(job, answers[-1])
         return answers
 
-    def _pieces(self, job: Job, answer: Predicted) -> Iterator[Callable[[], None]]:
-        """What fills the answer to one job, piece by piece."""
+    def _fill(self, job: Job, answer: Predicted) -> None:
+        """Write the answer to one job, piece by piece."""
         own = self._terms([column for feature in job.features for column in self._reads[feature]])
         rest = _Terms(self._whole.sums - own.sums, self._whole.sizes - own.sizes)
-
-        def fill(repeat: int, rows: slice) -> None:
-            self._check()
-            found = self._piece(job, rest, own, rows, job.sources[repeat, rows])
-            answer.values[repeat, rows] = found.values
-            if answer.classes is not None and found.classes is not None:
-                answer.classes[repeat, rows] = found.classes
-
         repeats, n = job.sources.shape
         for repeat in range(repeats):
             for start in range(0, n, _PIECE):
-                yield partial(fill, repeat, slice(start, min(n, start + _PIECE)))
+                self._check()
+                rows = slice(start, min(n, start + _PIECE))
+                found = self._piece(job, rest, own, rows, job.sources[repeat, rows])
+                answer.values[repeat, rows] = found.values
+                if answer.classes is not None and found.classes is not None:
+                    answer.classes[repeat, rows] = found.classes
 
     def _piece(self, job: Job, rest: _Terms, own: _Terms, rows: slice, sources: Rows) -> Predicted:
         """Predictions of consecutive rows: what stays the same and what comes from the source rows, added up."""

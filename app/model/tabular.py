@@ -180,9 +180,7 @@ class TabularModel:
 
         seen = cut.front.seen(self._feeds(table))
         if isinstance(cut, LinearModel):
-            return LinearEvaluator(
-                cut.linear, seen, reads, finish, predict, black_box, threads=self._threads, check=self.check
-            )
+            return LinearEvaluator(cut.linear, seen, reads, finish, predict, black_box, check=self.check)
         codes = cut.ensemble.codes(seen, self.check)
         if codes is None:
             return None
