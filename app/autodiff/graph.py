@@ -25,6 +25,7 @@ Extents = tuple[Extent | None, ...]
 PROBED_BATCHES = (1, 3)
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 SMALL = 1 << 14  # elements; what is larger is no shape arithmetic
+_AS_ITS_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}  # whose result the specification does not infer
 _RANDOM = {
     "RandomNormal",
     "RandomNormalLike",
@@ -277,6 +278,8 @@ class _Probe:
                 self.contradictions += 1
             except (defs.SchemaError, KeyError, RuntimeError, checker.ValidationError):
                 pass  # of another domain, of types that do not fit, or one whose shape cannot be told: the runtime will see
+        if node.op_type in _AS_ITS_INPUT and node.input[0] in self.types:
+            self.types[node.output[0]] = self.types[node.input[0]]
         if node.op_type in ("MaxPool", "AveragePool", "LpPool"):
             self._count_windows(node)
         if node.op_type == "Shape":

@@ -57,7 +57,10 @@ def expand(graph: Graph, operators: Iterable[str]) -> onnx.ModelProto:
             schema, given = defs.get_schema(node.op_type, graph.opset[""]), {a.name for a in node.attribute}
             defaults = [a.default_value for name, a in schema.attributes.items() if name not in given]
             node.attribute.extend(default for default in defaults if default.type)
-    return inliner.inline_selected_functions(model, [("", name) for name in chosen], inline_schema_functions=True)
+    try:
+        return inliner.inline_selected_functions(model, [("", name) for name in chosen], inline_schema_functions=True)
+    except RuntimeError:  # it knows no absent input between others; the operator stays, and is refused by its name
+        return graph.model
 
 
 def write_out_shapes(graph: Graph, kept: Collection[str]) -> None:

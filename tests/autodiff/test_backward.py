@@ -385,3 +385,27 @@ def test_half_precision_adds_where_windows_overlap() -> None:
         feeds = {"x": x.astype(kind), "cotangent": np.ones((1, 2, 3, 3), kind)}
         found.append(session.run([result.gradients["x"]], feeds)[0])
     np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("operator", ["GroupNormalization", "MeanVarianceNormalization"])
+def test_behind_an_operator_whose_shape_the_specification_does_not_infer_shapes_are_known(operator: str) -> None:
+    """A mean over the last two of an unknown number of axes would be refused."""
+    weights = {"gamma": np.ones(4, np.float32), "beta": np.zeros(4, np.float32), "axes": np.array([-1, -2])}
+    grouped = operator == "GroupNormalization"
+    nodes = [
+        node(operator, ["x", "gamma", "beta"] if grouped else ["x"], ["u"], **({"num_groups": 2} if grouped else {})),
+        node("ReduceMean", ["u", "axes"], ["y"], keepdims=0),
+    ]
+    model = graphs.model(nodes, [floats("x", "N", 4, 3, 3)], ["y"], weights, opset=21)
+    gradient = differentiate(model, "y", ["u"])
+    u, g = np.zeros((2, 4, 3, 3), np.float32), np.ones((2, 4), np.float32)
+    answer = values(gradient.model, {"x": u, "cotangent": g})[gradient.gradients["u"]]
+    np.testing.assert_allclose(answer, np.full(u.shape, 1 / 9), rtol=1e-6)
+
+
+def test_a_function_that_cannot_be_expanded_is_named_as_without_rule() -> None:
+    """Attention with keys of the past but no mask between."""
+    parts = [floats(name, 1, 2, 3, 4) for name in ("q", "k", "v", "past_k", "past_v")]
+    attention = node("Attention", ["q", "k", "v", "", "past_k", "past_v"], ["y", "k2", "v2"], name="attention")
+    model = graphs.model([attention], parts, ["y"], opset=23)
+    assert missing_rules(model, "y", ["q"]) == [MissingRule("Attention", "attention")]

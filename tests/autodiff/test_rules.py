@@ -154,6 +154,10 @@ CASES: list[Case] = [
     *rows("Einsum", (x(2, 3), weights(3, 4), {"equation": "ij,jk->ik"}), (x(2, 3, 4), x(2, 5, 4, seed=2), {"equation": "bij,bkj->bik"}), (x(2, 3), {"equation": "ij->i"}),
           (x(2, 3, 4), {"equation": "bij->bji"}), (x(2, 3), x(2, 4, seed=2), {"equation": "bi,bj->b"}), (x(2, 3, 4), x(2, 3, 4, seed=2), {"equation": "bij, bij"}),
           (x(2, 3, 4), weights(4, 5), {"equation": "...k,kl->...l"}), (x(2, 3, 4), x(2, 3, 5, seed=2), {"equation": "...ij,...ik->...jk"})),
+    *rows("DFT", (x(2, 6, 5, 1),), (x(2, 6, 5, 2), {"axis": 2}), (x(2, 6, 2), {"inverse": 1}), (x(2, 6, 5, 1), {"axis": 2, "onesided": 1}),
+          (x(2, 6, 5, 2), {"onesided": 1, "inverse": 1}), (x(2, 6, 2), fixed(9), {"onesided": 1, "inverse": 1}), (x(2, 6, 2), fixed(4)),
+          (x(2, 6, 1), fixed(9), {"onesided": 1})),
+    *rows("DFT", (x(2, 6, 5, 1),), (x(2, 6, 5, 2), None, fixed(1), {"inverse": 1}), (x(2, 6, 5, 1), fixed(8), fixed(-2), {"onesided": 1}), opset=20),
     # pooling
     *rows("MaxPool", (x(*IMAGE, low=-50, high=50), {"kernel_shape": [2, 2], "strides": [2, 2]}), (x(*IMAGE, low=-50, high=50), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
           (x(*IMAGE, low=-50, high=50), {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}), (x(*IMAGE, low=-50, high=50), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),

@@ -1,11 +1,11 @@
-"""Matrix products."""
+"""Matrix products, and the Fourier transform, which is one."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from app.autodiff.emit import Emitter
-from app.autodiff.graph import Node
+from app.autodiff.graph import Array, Node
 from app.autodiff.rule import Cotangents, unsupported, vjp
 
 
@@ -121,3 +121,46 @@ def _letters(node: Node) -> tuple[list[str], str]:
         joined = "".join(operands)
         result = "".join(sorted(c for c in set(joined) if joined.count(c) == 1))
     return operands, result
+
+
+@vjp("DFT")
+def dft(op: Emitter, node: Node, g: str) -> Cotangents:
+    """y = M x along one axis, real and imaginary part being two more rows and columns;  dx = M^T g."""
+    shape, axis = node.shape(), _signal_axis(node)
+    length = node.constant(1)
+    if shape is None or axis is None or None in (shape[axis], shape[-1]) or (node.input(1) and length is None):
+        raise unsupported(node, "transforms along an axis, or to a length, that is not fixed in the graph")
+    n, parts = shape[axis] or 0, shape[-1] or 0
+    one_sided, inverse = node.attribute("onesided", 0), node.attribute("inverse", 0)
+    size = int(length.item()) if length is not None else 2 * (n - 1) if one_sided and inverse else n
+    matrix = _fourier(n, parts, size, one_sided=bool(one_sided), inverse=bool(inverse)).T.astype(op.numpy_dtype)
+    rank = len(shape)
+    leading = [other for other in range(rank - 1) if other != axis]
+    turned = [*leading, axis, rank - 1]
+    rows = op.Reshape(op.Transpose(g, perm=turned), [*[0] * (rank - 2), -1])
+    dx = op.Reshape(op.MatMul(rows, matrix), [*[0] * (rank - 2), n, parts])
+    return [op.Transpose(dx, perm=np.argsort(turned).tolist()), *[None] * (len(node.inputs) - 1)]
+
+
+def _signal_axis(node: Node) -> int | None:
+    """The axis that is transformed: an attribute until opset 19, an input since, the last but one where it is absent."""
+    rank = node.rank()
+    if node.graph.opset[""] < 20:
+        axis = node.attribute("axis", 1)
+    elif not node.input(2):
+        axis = -2
+    else:
+        given = node.constant(2)
+        axis = None if given is None else int(given.item())
+    return None if axis is None or rank is None else axis % rank
+
+
+def _fourier(n: int, parts: int, size: int, *, one_sided: bool, inverse: bool) -> Array:
+    """[n * parts, k * parts of y]: the transform of every unit vector, with what it pads and cuts."""
+    units = np.eye(n * parts).reshape(-1, n, parts)
+    signal = units[..., 0] + 1j * units[..., 1] if parts == 2 else units[..., 0]
+    if inverse and one_sided:
+        return np.fft.irfft(signal, size)
+    transform = np.fft.ifft if inverse else np.fft.rfft if one_sided else np.fft.fft
+    spectrum = transform(signal, size)
+    return np.stack([spectrum.real, spectrum.imag], -1).reshape(len(units), -1)
