@@ -243,6 +243,21 @@ def test_no_answer_comes_before_the_one_that_is_due(strict: Service) -> None:
     eventually(lambda: _gauge(strict, "onnxplain_workers_busy") == 0)
 
 
+def test_an_answer_comes_in_one_piece(strict: Service) -> None:
+    """Head and body in one packet wake the client once; with `Expect` the go-ahead comes before them, on its own."""
+    request = b"GET /v1/methods HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with connect(strict) as connection:
+        for _ in range(2):
+            connection.sendall(request)
+            head, _, body = connection.recv(2**20).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert f"content-length: {len(body)}".encode() in head
+        connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 7\r\n\r\n")
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"no JSON")
+        assert connection.recv(2**20).startswith(b"HTTP/1.1 400")
+
+
 def test_a_large_body_on_a_kept_connection_is_not_taken_for_headers(strict: Service) -> None:
     rows = {"rows": [[1]] * 200_000}
     for _ in range(3):

@@ -217,7 +217,7 @@ class Pool:
         try:
             async with asyncio.timeout(timeout_s):
                 worker = await WorkerProcess.start(replace(limits, probe=True), self.limits.start_s)
-                return await worker.ask("run", ExplainTask(ref, "inspect"))
+                return await worker.ask(ExplainTask(ref, "inspect"))
         except TimeoutError:
             raise DeadlineExceeded(f"Loading the model took longer than {timeout_s:g} s and was stopped.") from None
         except WorkerDied as death:
@@ -234,11 +234,11 @@ class Pool:
         worker = await self._acquire(task.model, cost_s, deadline, timeout_s)
         started = time.monotonic()
         self._running[worker] = _Running(started, cost_s)
-        answer = asyncio.ensure_future(worker.ask("run", task, on_progress))
-        answer.add_done_callback(_forgive)
+        answer = worker.ask(task, on_progress)
+        answer.add_done_callback(lambda answer: self._answered(worker, task, answer))
         try:
             async with asyncio.timeout(deadline - started):
-                result = await asyncio.shield(answer)
+                return await asyncio.shield(answer)
         except TimeoutError:
             self.counts["deadline"] += 1
             self._in_background(self._stop_work(worker, answer))
@@ -251,15 +251,17 @@ class Pool:
             self._in_background(self._stop_work(worker, answer))
             raise
         except WorkerDied as death:
-            self._running.pop(worker, None)
             raise self._bury(task.model, death) from None
-        except ExplainError:
+
+    def _answered(self, worker: WorkerProcess, task: ExplainTask, answer: asyncio.Future[Any]) -> None:
+        """Give the worker its next task before this answer is made ready for the client, so that it need not wait."""
+        running = self._running.pop(worker)
+        failure = answer.exception()
+        if failure is None:
+            worker.loaded.add(task.model)
+            self._costs.note(task.model.name, task.method, time.monotonic() - running.started)
+        if not isinstance(failure, WorkerDied):
             self._release(worker)
-            raise
-        worker.loaded.add(task.model)
-        self._costs.note(task.model.name, task.method, time.monotonic() - started)
-        self._release(worker)
-        return result
 
     # ---- admission ------------------------------------------------------------------------------------------------
 
@@ -275,7 +277,6 @@ class Pool:
 
     def _release(self, worker: WorkerProcess) -> None:
         """Hand a free worker to who waits longest, else let it do its chores, else let it rest."""
-        self._running.pop(worker, None)
         if worker.dead or worker not in self._workers:
             return
         if self._waiting.hand_over(worker):
@@ -351,7 +352,7 @@ class Pool:
             worker.loaded.discard(ref)
         try:
             async with asyncio.timeout(self.limits.load_s):
-                await worker.ask("run", ExplainTask(ref, method))
+                await worker.ask(ExplainTask(ref, method))
         except TimeoutError:
             self._quarantine.note_crash(ref)
             worker.kill()
@@ -362,16 +363,11 @@ class Pool:
 
     async def _stop_work(self, worker: WorkerProcess, answer: asyncio.Future[Any]) -> None:
         """Ask a worker to stop; kill it when it does not within the grace. Then it is free, or replaced."""
-        with contextlib.suppress(ExplainError, WorkerDied):
-            try:
-                async with asyncio.timeout(self.limits.grace_s):
-                    await worker.cancel()
-                    await asyncio.shield(answer)
-            except TimeoutError:
-                self.counts["killed"] += 1
-                worker.kill()
-                await answer
-        self._release(worker)
+        worker.cancel()
+        done, _ = await asyncio.wait([answer], timeout=self.limits.grace_s)
+        if not done:
+            self.counts["killed"] += 1
+            worker.kill()
 
     def _bury(self, model: ModelRef, death: WorkerDied) -> ExplainError:
         """What the death of a worker means for the task it was at; a crash counts against the model."""
@@ -400,9 +396,3 @@ class Pool:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
-
-
-def _forgive(answer: asyncio.Future[Any]) -> None:
-    """An answer that nobody waits for any more may fail without being reported."""
-    if not answer.cancelled():
-        answer.exception()

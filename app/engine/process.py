@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
-import logging
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -16,10 +13,9 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from app.engine.frames import LENGTHS, MOST, Frame, frame_of, head_of
+from app.engine.channel import Channel
+from app.engine.frames import Frame
 from app.engine.task import ExplainTask, ModelRef, WorkerLimits
-
-log = logging.getLogger("onnxplain.pool")
 
 Progress = Callable[[float], None]
 
@@ -37,11 +33,12 @@ class WorkerProcess:
 
     def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket) -> None:
         self._process = process
-        self._sock = sock
-        self._numbers = itertools.count(1)
+        self._channel = Channel(sock, self._take, self._lose)
         self._number = 0
+        self._answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # the first: that it is ready
+        self._on_progress: Progress | None = None
         self._killed = False
-        self._sending = asyncio.Lock()
+        self._ending: asyncio.Future[int] | None = None
         self.loaded: set[ModelRef] = set()
 
     @classmethod
@@ -52,7 +49,6 @@ class WorkerProcess:
             WorkerDied: it ended, or did not report within `timeout_s`.
         """
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
         # One thread for every library: the parallelism of this service is its processes.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
         process = await asyncio.create_subprocess_exec(
@@ -70,10 +66,10 @@ class WorkerProcess:
         worker = cls(process, ours)
         try:
             async with asyncio.timeout(timeout_s):
-                await _receive(ours)
+                await worker._answer
         except BaseException as error:
             signal_number = await worker.end()
-            if isinstance(error, (TimeoutError, EOFError, OSError)):
+            if isinstance(error, TimeoutError):
                 raise WorkerDied(signal_number) from None
             raise
         return worker
@@ -93,40 +89,17 @@ class WorkerProcess:
         code = await self._process.wait()
         return -code if code < 0 else 0
 
-    async def ask(self, kind: str, value: Any, on_progress: Progress | None = None) -> Any:
-        """Send one question and wait for its answer.
+    def ask(self, task: ExplainTask, on_progress: Progress | None = None) -> asyncio.Future[Any]:
+        """Send one task; its answer to come, or the `ExplainError` that the worker raised, or `WorkerDied`."""
+        self._number += 1
+        self._answer = asyncio.get_running_loop().create_future()
+        self._on_progress = on_progress
+        self._channel.send(Frame("run", self._number, replace(task, body=b""), task.body))
+        return self._answer
 
-        Raises:
-            WorkerDied: the process ended before it answered.
-            ExplainError: what the worker raised.
-        """
-        self._number = next(self._numbers)
-        body = b""
-        if isinstance(value, ExplainTask):
-            value, body = replace(value, body=b""), value.body
-        try:
-            async with self._sending:
-                await _send(self._sock, Frame(kind, self._number, value, body))
-            while True:
-                frame = await _receive(self._sock)
-                if frame.number != self._number:
-                    continue
-                if frame.kind == "progress":
-                    if on_progress is not None:
-                        on_progress(frame.value)
-                elif frame.kind == "error":
-                    raise frame.value
-                else:
-                    return frame.value
-        except (EOFError, ConnectionError, BrokenPipeError):
-            self.kill()
-            raise WorkerDied(await self.died()) from None
-
-    async def cancel(self) -> None:
+    def cancel(self) -> None:
         """Tell the worker to stop what it does; it then answers with `Cancelled`."""
-        with contextlib.suppress(OSError):
-            async with self._sending:
-                await _send(self._sock, Frame("cancel", self._number))
+        self._channel.send(Frame("cancel", self._number))
 
     def kill(self) -> None:
         """End the process now, if it still runs."""
@@ -139,43 +112,25 @@ class WorkerProcess:
     async def end(self) -> int:
         """Kill the process if it still runs, wait until it is gone, give its socket back; the signal that ended it."""
         self.kill()
-        try:
-            return await self.died()
-        finally:
-            self._sock.close()
+        signal_number = await self.died()
+        self._channel.close()
+        if not self._answer.done():
+            self._answer.set_exception(WorkerDied(signal_number))
+        return signal_number
 
+    def _take(self, frame: Frame) -> None:
+        """A frame has come. One that belongs to no task, or to one that nobody waits for, changes nothing."""
+        if frame.number != self._number or self._answer.done():
+            return
+        if frame.kind == "progress":
+            if self._on_progress is not None:
+                self._on_progress(frame.value)
+        elif frame.kind == "error":
+            self._answer.set_exception(frame.value)
+        else:
+            self._answer.set_result(frame.value)
 
-async def _send(sock: socket.socket, frame: Frame) -> None:
-    """Write one frame to a non-blocking socket."""
-    loop = asyncio.get_running_loop()
-    await loop.sock_sendall(sock, head_of(frame))
-    if frame.body:
-        await loop.sock_sendall(sock, frame.body)
-
-
-async def _receive(sock: socket.socket) -> Frame:
-    """Read one frame from a non-blocking socket.
-
-    Raises:
-        EOFError: the other side is gone, or no longer itself.
-    """
-    loop = asyncio.get_running_loop()
-
-    async def exactly(size: int) -> bytearray:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
-            count = await loop.sock_recv_into(sock, view)
-            if not count:
-                raise EOFError
-            view = view[count:]
-        return data
-
-    head, body = LENGTHS.unpack(await exactly(LENGTHS.size))
-    if max(head, body) > MOST:
-        raise EOFError
-    try:
-        return frame_of(await exactly(head), bytes(await exactly(body)) if body else b"")
-    except pickle.UnpicklingError:
-        log.exception("a worker sent what is no frame")
-        raise EOFError from None
+    def _lose(self) -> None:
+        """The socket is closed: so is the process, or soon."""
+        self.kill()
+        self._ending = asyncio.ensure_future(self.end())
