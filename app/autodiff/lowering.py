@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -143,6 +144,46 @@ def skip_layer_normalization(op: Emitter, node: Node) -> list[str] | None:
     operands = [node.input(2), *([node.input(3)] if node.input(3) else [])]
     epsilon = float(node.attribute("epsilon", 1e-12))
     return [*op.emit("LayerNormalization", total, *operands, outputs=3, axis=-1, epsilon=epsilon), total]
+
+
+@_lowers("com.microsoft.Attention")
+def attention(op: Emitter, node: Node) -> list[str] | None:
+    """Attention of x W + b with itself; the columns of W are those of queries, keys and values."""
+    x, w, b, mask, past, bias = (node.input(index) for index in range(6))
+    shape, sizes = node.shape(1), node.attribute("qkv_hidden_sizes")
+    if mask or past or node.attribute("unidirectional", 0) or node.attribute("do_rotary", 0) or shape is None:
+        return None
+    product = op.MatMul(x, w)
+    parts = np.array(sizes or [(shape[1] or 0) // 3] * 3, np.int64)
+    q, k, v = op.emit("Split", op.Add(product, b) if b else product, parts, outputs=3, axis=-1)
+    return [_attended(op, node, q, k, v, bias)]
+
+
+@_lowers("com.microsoft.MultiHeadAttention")
+def multi_head_attention(op: Emitter, node: Node) -> list[str] | None:
+    """Attention of queries, keys and values, each `[n, tokens, heads * d]`; one bias holds those of the three."""
+    q, k, v, b, mask, bias, *past = (node.input(index) for index in range(8))
+    if not k or not v or mask or any(past) or node.attribute("unidirectional", 0) or _rank(node, k) == 4:
+        return None
+    if b:
+        biases = node.constant(3)
+        if biases is None or biases.size % 3:
+            return None
+        q, k, v = (op.Add(value, part) for value, part in zip((q, k, v), np.split(biases, 3), strict=True))
+    return [_attended(op, node, q, k, v, bias)]
+
+
+def _attended(op: Emitter, node: Node, q: str, k: str, v: str, bias: str) -> str:
+    """softmax(q k' / sqrt(d) + bias) v, head by head."""
+    heads = [0, 0, node.attribute("num_heads"), -1]
+    q, k, v = (
+        op.Transpose(op.Reshape(part, heads), perm=turned)
+        for part, turned in ((q, [0, 2, 1, 3]), (k, [0, 2, 3, 1]), (v, [0, 2, 1, 3]))
+    )
+    scale = float(node.attribute("scale", 0.0)) or op.Reciprocal(op.Sqrt(op.Cast(op.Shape(q, start=3), to=op.dtype)))
+    scores = op.MatMul(op.Mul(q, scale), k)
+    found = op.MatMul(op.Softmax(op.Add(scores, bias) if bias else scores, axis=-1), v)
+    return op.Reshape(op.Transpose(found, perm=[0, 2, 1, 3]), [0, 0, -1])
 
 
 def _numbers(op: Emitter, node: Node, first: int, axis: int | None = None) -> str:
