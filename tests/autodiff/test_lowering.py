@@ -40,9 +40,19 @@ FUSED: list[tuple[str, Array, dict[str, Any], list[Array | str | None]]] = [
     ("QuickGelu", ROWS, {"alpha": 1.5}, []),
     ("SkipLayerNormalization", ROWS, {"epsilon": 1e-5}, [floats(2, 3, 4), VECTOR, VECTOR, VECTOR]),
     ("Attention", ROWS, {"num_heads": 2}, [floats(4, 12), floats(12)]),
-    ("Attention", ROWS, {"num_heads": 2, "qkv_hidden_sizes": [4, 4, 6], "scale": 0.3}, [floats(4, 14), floats(14), None, None, floats(2, 2, 3, 3)]),
+    (
+        "Attention",
+        ROWS,
+        {"num_heads": 2, "qkv_hidden_sizes": [4, 4, 6], "scale": 0.3},
+        [floats(4, 14), floats(14), None, None, floats(2, 2, 3, 3)],
+    ),
     ("MultiHeadAttention", ROWS, {"num_heads": 2}, ["x", floats(2, 3, 4), floats(12)]),
-    ("MultiHeadAttention", ROWS, {"num_heads": 1, "scale": 0.3}, [floats(2, 5, 4), floats(2, 5, 4), None, None, floats(1, 1, 3, 5)]),
+    (
+        "MultiHeadAttention",
+        ROWS,
+        {"num_heads": 1, "scale": 0.3},
+        [floats(2, 5, 4), floats(2, 5, 4), None, None, floats(1, 1, 3, 5)],
+    ),
 ]
 
 
