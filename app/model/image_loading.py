@@ -149,7 +149,9 @@ def _placed(
     """For each of these tensors the reading that keeps the picture's places, None where there is none."""
     graph = picture.graph
     part = graph.extract([graph.types[picture.source]], [graph.types[name] for name in names], weights)
-    session = Session(part, cancellation, threads, optimise=False)
+    content = part.SerializeToString()
+    del part  # before the runtime makes its own copies
+    session = Session(content, cancellation, threads, optimise=False)
     try:
         pairs = halves(session, picture, names)
     except InputRefusedByModel:

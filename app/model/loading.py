@@ -64,6 +64,7 @@ def load(
     manifest = read_manifest(folder)
     model, digest, rewritten = read_model(file, sha256)
     identity = Identity(name, version, digest)
+    halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     loaded: ImageModel | TabularModel
     if kind_of(Graph(model), manifest) == "image":
         loaded = load_image(
@@ -72,9 +73,10 @@ def load(
     else:
         loaded = load_tabular(model, manifest, path if folder else path.parent, identity, cancellation, threads)
     del model
-    if rewritten and isinstance(loaded, ImageModel):
-        _require_same_scores(file, loaded, cancellation, threads)
     release_memory()
+    if rewritten and isinstance(loaded, ImageModel):
+        _require_same_scores(file, loaded, cancellation, threads, coarse=halves)
+        release_memory()
     return loaded
 
 
@@ -131,33 +133,38 @@ def parse_model(content: bytes) -> tuple[ModelProto, bool]:
         raise ModelRefused("A name in the model is not UTF-8; the file is damaged, export it again.") from error
 
 
-def _require_same_scores(file: Path, model: ImageModel, cancellation: Cancellation, threads: int) -> None:
+def _require_same_scores(
+    file: Path, model: ImageModel, cancellation: Cancellation, threads: int, *, coarse: bool
+) -> None:
     """Hold a rewritten model's scores against those that the runtime gives for the file as it is, on noise.
 
     An upgrade that means something else would explain another model than the one that was handed over.
+
+    Args:
+        file: goes to the runtime as bytes; parsed here it would be in memory once more.
+        model: what was made of it.
+        cancellation: stops the runs.
+        threads: threads inside one operator.
+        coarse: numbers are rounded on the way, so that scores may differ more.
     """
-    original = ModelProto.FromString(file.read_bytes())
-    graph, spec = Graph(original), model.card.image
-    if spec is None or model.card.score_output not in graph.producer:
-        return  # the score got its name only here
-    (value,) = graph.inputs
-    kind = helper.tensor_dtype_to_np_dtype(graph.element_type(value.name))
+    (value,), spec, score = model.card.inputs, model.card.image, model.card.score_output
+    assert spec is not None
+    shown = ModelProto()
+    if score not in {output.name for output in model.card.outputs}:
+        shown.graph.output.append(ValueInfoProto(name=score))
     x = Noise().uniform((1, 1 if spec.mode == "L" else 3, *spec.size))
-    if graph.element_type(value.name) in WHOLE:
+    kind = helper.tensor_dtype_to_np_dtype(TensorProto.DataType.Value(value.dtype.upper()))
+    if kind.kind != "f":
         x = np.floor(256 * x)
     laid_out = x.transpose(0, 2, 3, 1) if spec.layout == "NHWC" else x
-    del original.graph.output[:]
-    original.graph.output.append(ValueInfoProto(name=model.card.score_output))
     try:
-        session = Session(original, cancellation, threads, optimise=False)
-        wanted = session.run({value.name: np.ascontiguousarray(laid_out, kind)})[0]
+        # Two messages in a row are one with the fields of both: the file, with one output more.
+        session = Session(file.read_bytes() + shown.SerializeToString(), cancellation, threads, optimise=False)
+        wanted = session.run({value.name: np.ascontiguousarray(laid_out, kind)}, [score])[0]
     except (ModelRefused, InputRefusedByModel):
-        return  # what the runtime does not run gives nothing to compare with
+        return  # the score got its name only here, or the runtime does not run the file: nothing to compare with
     found = model.predict(x)
-    coarse = model.card.gradient.straight_through or any(
-        w.data_type == TensorProto.FLOAT16 for w in graph.weights.values()
-    )
-    tolerance = _COARSELY_SAME if coarse else _SAME
+    tolerance = _COARSELY_SAME if coarse or model.card.gradient.straight_through else _SAME
     if not np.allclose(found, wanted.reshape(found.shape), rtol=0, atol=tolerance * float(np.abs(wanted).max()) + 1e-6):
         raise ModelRefused(
             f"Upgraded to opset {DIALECT} and optimised by the runtime, the model gives other scores than the file as it is; export "

@@ -64,7 +64,7 @@ class Session:
     """One graph in ONNX Runtime.
 
     Args:
-        model: the graph; it is serialised, so the caller may drop it afterwards.
+        model: the graph, or the bytes of a file with one; it is serialised, so the caller may drop it afterwards.
         cancellation: stops runs of this session.
         threads: threads inside one operator.
         optimise: whether the runtime may rewrite the graph; off for graphs that run once.
@@ -74,7 +74,7 @@ class Session:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, cancellation: Cancellation, threads: int = 1, *, optimise: bool = True
+        self, model: onnx.ModelProto | bytes, cancellation: Cancellation, threads: int = 1, *, optimise: bool = True
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -88,14 +88,17 @@ class Session:
         if not optimise:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            content = model.SerializeToString()
+            content = model if isinstance(model, bytes) else model.SerializeToString()
         except ValueError as error:  # protobuf's own limit
             raise ModelRefused(
                 "The model is larger than 2 GiB, more than one ONNX file can hold; use a smaller one."
             ) from error
         try:
             self._session = ort.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_misleading(model)
+                content,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=_misleading(model) if isinstance(model, onnx.ModelProto) else None,
             )
             self.inputs: tuple[str, ...] = tuple(value.name for value in self._session.get_inputs())
             self.types: dict[str, str] = {value.name: value.type for value in self._session.get_outputs()}
