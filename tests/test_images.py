@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -521,3 +522,16 @@ def test_png_round_trip(shape):
     assert read.mode == ("RGB" if len(shape) == 3 else "L")
     assert (np.asarray(read) == pixels).all()
     assert zlib.crc32(b"IEND") == struct.unpack(">I", body[-4:])[0]
+
+
+def test_drawing_a_large_picture_takes_little_more_memory_than_what_is_drawn() -> None:
+    """One byte a pixel of heatmap and three of overlay; files of smooth pictures are small."""
+    picture = np.asarray(Image.linear_gradient("L").resize((2000, 1000)).convert("RGB"))
+    values = np.linspace(0, 1, 2_000_000, dtype=np.float32).reshape(1000, 2000)
+    tracemalloc.start()
+    grey = images.to_grey(values)
+    images.encode_png(grey)
+    images.encode_png(images.overlay(picture, grey))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * 2_000_000

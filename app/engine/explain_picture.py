@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import time
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,14 +53,13 @@ def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[floa
     _refuse_large_answer(task, picture, len(targets.wanted) or targets.best)
     found = picture_maps(task.method, model, x, targets, options, task.limits.get("max_cost_ms"), report)
     ran = time.perf_counter()
-    predictions = _predictions(model, found.scores)
     explanations = []
-    for target, values in zip(_named(predictions, found.targets), found.maps, strict=True):
+    for target, values in zip(_predictions(model, found.scores, found.targets), found.maps, strict=True):
         model.cancellation.check()
         explanations.append(_heatmap(task, options, picture, geometry, found, target, values))
     ends = {"decode": decoded - began, "run": ran - decoded, "render": time.perf_counter() - ran}
     return PictureExplanation(
-        predictions[: max(SHOWN_CLASSES, options.top_k or 0)],
+        _best(model, found.scores, max(SHOWN_CLASSES, options.top_k or 0)),
         tuple(explanations),
         found.gradient,
         {name: seconds * 1e3 for name, seconds in ends.items()},
@@ -84,7 +83,7 @@ def predict_picture(task: ExplainTask, model: ImageModel) -> Predictions:
     timings = {"decode": (decoded - began) * 1e3, "run": (ran - decoded) * 1e3}
     if model.card.task == "regression":
         return Predictions([scores.tolist()], timings)
-    return Predictions([list(_predictions(model, scores)[:SHOWN_CLASSES])], timings)
+    return Predictions([list(_best(model, scores, SHOWN_CLASSES))], timings)
 
 
 def explainer_model(task: ExplainTask, model: ImageModel | TabularModel) -> ModelFile:
@@ -167,23 +166,23 @@ def _class_index(classes: tuple[str, ...], target: str) -> int:
     )
 
 
-def _predictions(model: ImageModel, scores: Floats) -> tuple[Prediction, ...]:
-    """All classes, best first."""
+def _best(model: ImageModel, scores: Floats, most: int) -> tuple[Prediction, ...]:
+    """The classes with the highest scores, best first."""
+    return _predictions(model, scores, np.argsort(-scores, kind="stable")[:most].tolist())
+
+
+def _predictions(model: ImageModel, scores: Floats, classes: Sequence[int]) -> tuple[Prediction, ...]:
+    """What the model says about these classes."""
     probabilities = model.probabilities(scores[None])
     return tuple(
         Prediction(
-            int(index),
+            index,
             model.card.classes[index],
             float(scores[index]),
             None if probabilities is None else float(probabilities[0, index]),
         )
-        for index in np.argsort(-scores, kind="stable")
+        for index in classes
     )
-
-
-def _named(predictions: tuple[Prediction, ...], targets: list[int]) -> list[Prediction]:
-    by_index = {prediction.index: prediction for prediction in predictions}
-    return [by_index[target] for target in targets]
 
 
 def _heatmap(
