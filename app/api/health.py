@@ -11,6 +11,7 @@ from app import errors
 from app.api.problems import documented
 from app.api.schemas import Health, Limits, Progress
 from app.api.state import state
+from app.engine.task import ARENA_SHARE
 from app.settings import Settings
 
 router = APIRouter(tags=["Operations"])
@@ -73,6 +74,7 @@ def limits_of(settings: Settings) -> Limits:
         workers=settings.workers,
         threads_per_worker=settings.threads,
         worker_memory_mib=settings.worker_memory,
+        worker_arena_mib=int(ARENA_SHARE * settings.worker_memory),
         queue=settings.waiting,
         timeout_s=settings.timeout,
         max_timeout_s=settings.max_timeout,

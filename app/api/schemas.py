@@ -258,6 +258,7 @@ class Limits(Wire):
     workers: int = Field(description="Worker processes, one request at a time each.")
     threads_per_worker: int
     worker_memory_mib: int = Field(description="Address space of one worker; 0 for no limit.")
+    worker_arena_mib: int = Field(description="Of it, what runs of models may take together; 0 for no limit.")
     queue: int = Field(description="Requests that may wait for a worker.")
     timeout_s: float = Field(description="What one request may take, the queue included.")
     max_timeout_s: float = Field(description="The most that X-Request-Timeout may ask for.")

@@ -11,6 +11,8 @@ from typing import Any
 
 from app.cards import GradientFact
 
+ARENA_SHARE = 0.75  # of a worker's memory: a run too large for it is refused while all else still has room
+
 
 @dataclass(frozen=True)
 class WorkerLimits:
@@ -18,7 +20,7 @@ class WorkerLimits:
 
     Attributes:
         threads: intra-op threads of a session.
-        memory_bytes: address space (RLIMIT_AS), three quarters of it for what runs of models need; 0 for no limit.
+        memory_bytes: address space (RLIMIT_AS), `ARENA_SHARE` of it for what runs of models need; 0 for no limit.
         models: how many loaded models a worker keeps.
         probe: load and measure one model, optimisation off first, then exit; for files not trusted yet.
         json_logs: whether its log lines are JSON.

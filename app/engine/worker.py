@@ -25,7 +25,7 @@ from app import logs
 from app.engine.explain_picture import explain_picture, explainer_model, predict_picture
 from app.engine.explain_table import explain_table, predict_table
 from app.engine.frames import Frame, head_of, receive, send
-from app.engine.task import ExplainTask, ModelRef, WorkerLimits
+from app.engine.task import ARENA_SHARE, ExplainTask, ModelRef, WorkerLimits
 from app.errors import ExplainError, InputTooLarge, MethodNotApplicable
 from app.methods import METHODS
 from app.model import Cancellation, ImageModel, TabularModel, load, load_unoptimised
@@ -34,7 +34,6 @@ from app.model.session import share_arena
 log = logging.getLogger("onnxplain.worker")
 
 _PROGRESS_EVERY_S = 0.1
-_ARENA_SHARE = 0.75  # of a worker's memory: a run too large for it is refused while all else still has room
 _PROBE_BYTES = 2**30
 _PROBE_PER_FILE_BYTE = 8  # weights as read, as protobuf, in the session, and in a second session of another graph
 
@@ -176,7 +175,7 @@ def main() -> None:
     if limits.memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    share_arena(int(_ARENA_SHARE * limits.memory_bytes))
+    share_arena(int(ARENA_SHARE * limits.memory_bytes))
     _stand_back()
     Worker(socket.socket(fileno=int(sys.argv[1])), limits).serve()
 
