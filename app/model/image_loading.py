@@ -18,7 +18,7 @@ from app.errors import InputRefusedByModel, ModelRefused
 from app.methods import METHODS
 from app.model.graph import Graph, assemble, trim, weights_of
 from app.model.image import ImageModel
-from app.model.inspection import PictureGraph, picture_graph, tensor_facts
+from app.model.inspection import DEFAULT_SIZE, PictureGraph, picture_graph, tensor_facts
 from app.model.layer_run import LayerSessions, Source, halves, in_place, seeds, tail_sessions
 from app.model.layers import Candidate, SpatialLayers
 from app.model.manifest import Identity, Manifest
@@ -68,9 +68,18 @@ def load_image(
     """
     size = model.ByteSize()
     inputs, outputs = tensor_facts(Graph(model).inputs), tensor_facts(model.graph.output)
-    loaded = _load(model, manifest, cancellation, threads, batched=True) or _load(
-        read(), manifest, cancellation, threads, batched=False
-    )
+    try:
+        loaded = _load(model, manifest, cancellation, threads, batched=True) or _load(
+            read(), manifest, cancellation, threads, batched=False
+        )
+    except ModelRefused as error:
+        if manifest.image.size is not None or all(isinstance(length, int) for length in inputs[0].shape[1:]):
+            raise
+        height, width = DEFAULT_SIZE
+        raise ModelRefused(
+            f"{error} The graph leaves the picture's size open, and {height} x {width} was tried: if it takes another, set `size` "
+            "under [image] in model.toml."
+        ) from error
     assert loaded is not None  # one picture at a time always agrees with itself
     picture, default = loaded.picture, loaded.default
     source = default.source if default else "none" if loaded.missing else "exact"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
 from app.autodiff import normalise
 from app.autodiff.normalise import DIALECT
@@ -128,9 +128,11 @@ def parse_model(content: bytes) -> tuple[ModelProto, bool]:
         _require_plain_size(model)
         _require_single_file(model)
         _require_known_domains(model)
-        return _in_one_dialect(model)
+        ready = _in_one_dialect(model)
+        _require_inference(ready[0])
     except UnicodeDecodeError as error:  # protobuf reads texts when they are asked for
         raise ModelRefused("A name in the model is not UTF-8; the file is damaged, export it again.") from error
+    return ready
 
 
 def _require_same_scores(
@@ -188,8 +190,8 @@ def _require_single_file(model: ModelProto) -> None:
     for tensor in _tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             raise ModelRefused(
-                "The model keeps weights in other files; save it as one file, "
-                "for instance with onnx.save(model, path, save_as_external_data=False)."
+                "The model keeps weights in other files; save it as one file, for instance by torch.onnx.export(..., external_data=False) "
+                "or onnx.save(onnx.load(path), other_path)."
             )
 
 
@@ -221,6 +223,23 @@ def _require_known_domains(model: ModelProto) -> None:
             raise ModelRefused(
                 f"The operator {node.domain}.{node.op_type} is not one that ONNX Runtime has by itself; "
                 f"export the model with operators of {', '.join(sorted(DOMAINS - {''}))}."
+            )
+
+
+def _require_inference(model: ModelProto) -> None:
+    """Refuse what drops numbers at random, or normalises by the pictures of one run."""
+    held = {tensor.name: tensor for tensor in model.graph.initializer}
+    held |= {
+        n.output[0]: a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    }
+    for node in model.graph.node:
+        switch = held.get(node.input[2]) if node.op_type == "Dropout" and len(node.input) > 2 else None
+        if any(a.name == "training_mode" and a.i for a in node.attribute) or (
+            switch is not None and numpy_helper.to_array(switch).any()
+        ):
+            raise ModelRefused(
+                f"The model is in training form: {node.op_type} at node '{node.name or node.output[0]}' computes other things than in "
+                "use. Export it in inference mode, in PyTorch after model.eval()."
             )
 
 

@@ -517,6 +517,38 @@ def test_the_explainer_file_gives_the_services_own_answer_without_our_code(
         assert np.allclose(heatmap, own, rtol=1e-5, atol=1e-7)
 
 
+def test_a_guessed_size_that_does_not_fit_is_refused_with_the_setting(loaded: Callable[..., ImageModel]) -> None:
+    """Height and width are left open, yet the linear layer holds for one size only."""
+    weights = {"w": RANDOM.standard_normal((3 * 12 * 12, 5)).astype(np.float32)}
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["N", 3, "H", "W"]), ("y", ["N", 5]))
+    ]
+    open_size = graph([node("Flatten", ["x"], ["f"]), node("Gemm", ["f", "w"], ["y"])], ends[:1], ends[1:], weights)
+    with pytest.raises(ModelRefused, match=r"224 x 224 was tried.*set `size`"):
+        loaded(open_size)
+    assert loaded(open_size, "[image]\nsize = [12, 12]").predict(X).shape == (1, 5)
+
+
+@pytest.mark.parametrize("operator", ["BatchNormalization", "Dropout"])
+def test_a_model_in_training_form_is_refused_with_its_node(loaded: Callable[..., ImageModel], operator: str) -> None:
+    proto = tiny_cnn()
+    gemm = proto.graph.node[-1]
+    if operator == "Dropout":
+        proto.graph.initializer.extend(
+            numpy_helper.from_array(np.array(v), n) for n, v in (("p", np.float32(0.5)), ("on", True))
+        )
+        added = node(operator, ["flat", "p", "on"], ["dropped"], name="the_node")
+    else:
+        proto.graph.initializer.extend(numpy_helper.from_array(np.ones(8, np.float32), n) for n in "abcd")
+        added = node(operator, ["flat", *"abcd"], ["dropped", "m", "v"], name="the_node", training_mode=1)
+    gemm.input[0] = "dropped"
+    nodes = [*proto.graph.node[:-1], added, gemm]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    with pytest.raises(ModelRefused, match=rf"training form: {operator} at node 'the_node'"):
+        loaded(proto)
+
+
 def test_a_picture_of_a_gigapixel_is_refused_by_its_size(loaded: Callable[..., ImageModel]) -> None:
     """Its trial run alone would take gigabytes."""
     proto = tiny_cnn()
