@@ -85,7 +85,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "opentelemetry": ("app.api.tracing",),
     "onnxruntime": ("app.model",),
     "onnx": ("app.model", "app.autodiff"),
-    "PIL": ("app.images", "app.client"),
+    "PIL": ("app.images", "app.client.answers"),
     "httpx": ("app.client",),
     "click": ("app.cli",),
     "pandas": ("app.client",),
