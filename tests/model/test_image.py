@@ -104,6 +104,19 @@ def test_the_input_gradient_predicts_what_a_small_step_does(loaded: Callable[...
     assert np.allclose([rise[0, 1], rise[1, 4]], slopes, rtol=2e-2, atol=1e-5)
 
 
+def test_only_layers_with_height_and_width_have_biases_for_fullgrad(loaded: Callable[..., ImageModel]) -> None:
+    """A head that normalises its features adds to no place of the picture."""
+    proto = tiny_cnn()
+    proto.graph.initializer.extend(numpy_helper.from_array(np.ones(8, np.float32), n) for n in "abcd")
+    gemm = proto.graph.node.pop()
+    proto.graph.node.append(node("BatchNormalization", ["flat", *"abcd"], ["normed"]))
+    gemm.input[0] = "normed"
+    proto.graph.node.append(gemm)
+    found = loaded(proto).bias_gradients(X, 0)
+    assert [bias.shape for bias in found.biases] == [(8,)]
+    assert [gradient.shape for gradient in found.gradients] == [(8, 12, 12)]
+
+
 @pytest.mark.parametrize("linear", [True, False], ids=["linear end", "other end"])
 def test_minus_one_asks_for_the_gradient_of_each_pictures_top_class(
     loaded: Callable[..., ImageModel], linear: bool
