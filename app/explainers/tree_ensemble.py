@@ -136,12 +136,16 @@ class TreeEnsemble:
         """Two classes, of which the leaves know one."""
         if self.all_positive:
             return np.stack((1 - sums, sums), axis=1), (sums > 0.5).astype(np.intp)
-        return self._transform(np.stack((-sums, sums), axis=1)), (sums > 0).astype(np.intp)
+        classes = (sums > 0).astype(np.intp)
+        if self.post != "LOGISTIC":
+            return self._transform(np.stack((-sums, sums), axis=1)), classes
+        likely, unlikely = _logistic(sums)
+        return np.stack((np.where(sums > 0, unlikely, likely), np.where(sums < 0, unlikely, likely)), axis=1), classes
 
     def _transform(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.post == "LOGISTIC":
-            value = 1 / (1 + _exp(-np.abs(sums)))
-            return np.where(sums < 0, 1 - value, value)
+            likely, unlikely = _logistic(sums)
+            return np.where(sums < 0, unlikely, likely)
         if self.post == "SOFTMAX":
             powers = _exp(sums - sums.max(axis=1, keepdims=True))
             total = powers[:, 0].copy()
@@ -150,6 +154,13 @@ class TreeEnsemble:
             scores: NDArray[np.float32] = powers / total[:, None]
             return scores
         return sums
+
+
+def _logistic(sums: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The logistic function of the absolute value, and 1 less that."""
+    one = np.float32(1)
+    likely = one / (one + _exp(-np.abs(sums)))
+    return likely, one - likely
 
 
 def _exp(x: NDArray[np.float32]) -> NDArray[np.float32]:

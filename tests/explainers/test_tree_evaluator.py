@@ -14,6 +14,7 @@ from app.errors import Cancelled
 from app.explainers.blackbox import BlackBox
 from app.explainers.permutation import Job, Shuffles
 from app.explainers.table import Table
+from app.explainers.tree_ensemble import TreeEnsemble
 from app.explainers.tree_evaluator import TreeEvaluator
 from app.model import Cancellation, TabularModel, load
 from app.model.tree_engine import TreeModel
@@ -63,6 +64,32 @@ def test_walked_predictions_are_the_runtimes(name: str) -> None:
     assert_same(evaluator.permuted(jobs), model.black_box(rows).permuted(jobs))
     assert not evaluator.failed
     assert evaluator.audited > 0
+
+
+@pytest.mark.parametrize("repeats", [1, 8, 9, 20])
+@pytest.mark.parametrize("small", [0, 1024])
+@pytest.mark.parametrize("name", ["forest-deep", "lightgbm-three", "lightgbm-holes"])
+def test_neither_the_number_of_repeats_nor_the_size_of_trees_changes_predictions(
+    name: str, small: int, repeats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.explainers.tree_layout._SMALL", small)
+    model, _ = opened(name)
+    rows = table(name)
+    sources = Shuffles(rows.n_rows, 0).take(repeats)
+    jobs = [Job(group, sources) for group in [(0,), (1,), (2, 3), (4,), (5,)]]
+    assert_same(model.evaluator(rows).permuted(jobs), model.black_box(rows).permuted(jobs))
+
+
+def test_columns_of_many_thresholds_are_walked_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes of two bytes instead of one."""
+    codes = TreeEnsemble.codes
+    monkeypatch.setattr(TreeEnsemble, "codes", lambda *given: codes(*given).astype(np.uint16))
+    model, _ = opened("lightgbm")
+    rows = table("lightgbm")
+    jobs = [Job((j,), Shuffles(rows.n_rows, 0).take(9)) for j in range(6)]
+    evaluator = model.evaluator(rows)
+    assert isinstance(evaluator, TreeEvaluator)
+    assert_same(evaluator.permuted(jobs), model.black_box(rows).permuted(jobs))
 
 
 def test_encoded_texts_are_walked_as_one_column() -> None:
