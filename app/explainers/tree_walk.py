@@ -198,7 +198,7 @@ class Walk:
     def _turned(self, nodes: _Nodes, earlier: Earlier, child: Rows, cell: Rows) -> Lanes:
         """Which lanes leave a row's path just above these nodes of it, and not further up because of the same job."""
         parent = nodes.layout.parent
-        turned = self._decide(nodes, parent.take(child), cell) ^ nodes.is_right.take(child)
+        turned: Lanes = self._decide(nodes, parent.take(child), cell) ^ nodes.is_right.take(child)
         left_right = earlier.right * _EACH
         pending = _where((earlier.node.take(parent) >= 0).take(child))
         node = parent.take(child.take(pending))
