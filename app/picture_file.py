@@ -173,6 +173,7 @@ def _jpeg(body: bytes) -> PictureFile:
     """Keeps the tables, frame and scans, JFIF (APP0) and Adobe's colour transform (APP14)."""
     kept = [body[:2]]
     width = height = frame = fewest_bits = 0
+    components = b""
     orientation = None
     position = 2
     for _ in range(MOST_JPEG_SEGMENTS):
@@ -192,7 +193,8 @@ def _jpeg(body: bytes) -> PictureFile:
             _refuse_damaged("JPEG")
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             precision, height, width = struct.unpack_from(">BHH", body, position + 4)
-            frame, fewest_bits = marker, _fewest_bits(marker, width, height, body[position + 10 : end])
+            frame, components = marker, body[position + 10 : end]
+            fewest_bits = _fewest_bits(frame, width, height, components)
             if precision != 8:
                 raise BadPicture(
                     f"The JPEG file has {precision} bits a sample; 8 are read here. Save it with 8 bits, or as PNG."
@@ -207,7 +209,7 @@ def _jpeg(body: bytes) -> PictureFile:
         position = end
     if not width:  # no frame came before the scan
         _refuse_damaged("JPEG")
-    if 8 * len(kept[-1]) < fewest_bits:
+    if 8 * len(kept[-1]) < fewest_bits or (frame == 0xC2 and _unsent(body, position, components[::3])):
         _refuse_damaged("JPEG")
     if kept[-1].count(b"\xff\xda") > MOST_JPEG_SCANS:
         raise BadPicture(f"The JPEG file has more than {MOST_JPEG_SCANS} scans. Save it anew with any picture program.")
@@ -224,6 +226,25 @@ def _scans(body: bytes, start: int, *, one: bool) -> bytes:
     if one and marker and marker[0] == b"\xff\xd9":
         return body[start : marker.start()] + bytes(8)
     return body[start:]
+
+
+def _unsent(body: bytes, position: int, components: bytes) -> set[tuple[int, int]]:
+    """The coefficients (component, place) of a progressive frame whose last bit no scan brings (ITU-T T.81, G.1.1.1).
+
+    A file that was cut, and closed again by who cut it, ends before its last scan.
+    """
+    unsent = {(component, place) for component in components for place in range(64)}
+    while marker := _SCAN_MARKER.search(body, position):
+        if marker[0] == b"\xff\xd9":
+            break
+        start = marker.end()
+        position = start + struct.unpack_from(">H", body, start)[0]
+        if marker[0] == b"\xff\xda":
+            first, last, bits = struct.unpack_from("BBB", body, position - 3)
+            if not bits & 15:
+                selected = body[start + 3 : position - 3 : 2]
+                unsent -= {(component, place) for component in selected for place in range(first, last + 1)}
+    return unsent
 
 
 def _fewest_bits(frame: int, width: int, height: int, components: bytes) -> int:

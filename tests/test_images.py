@@ -185,6 +185,17 @@ def test_a_jpeg_that_was_cut_and_closed_again_is_refused(percent):
         images.decode(body[: start + (len(body) - start - 2) * percent // 100] + b"\xff\xd9")
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_progressive_jpeg_that_was_cut_before_its_last_scan_and_closed_again_is_refused(mode):
+    """Its scans do not bring all coefficients down to the last bit; a viewer shows a coarser picture."""
+    file = io.BytesIO()
+    Image.fromarray(scene()).convert(mode).save(file, "JPEG", progressive=True)
+    body = file.getvalue()
+    for cut in range(0, body.rindex(b"\xff\xda"), 11):
+        with pytest.raises((MalformedInput, UnsupportedMediaType)):
+            images.decode(body[:cut] + b"\xff\xd9")
+
+
 def test_transparent_webp_is_shown_on_white():
     pixels = np.dstack([scene(), np.zeros((48, 64), np.uint8)])
     assert (images.decode(saved(pixels, "WEBP")) == 255).all()
