@@ -117,3 +117,10 @@ def test_score_cam_of_a_constant_score_is_the_mean_of_the_channels() -> None:
     x = np.ones((1, 3, 8, 6), np.float32)
     (found,) = cam.score_cam(A, x, lambda pictures: np.zeros((len(pictures), 2)), [1], batch=1, report=lambda _: None)
     assert np.allclose(found, A.mean(axis=0))
+
+
+def test_where_numbers_overflow_there_is_no_component_and_no_error() -> None:
+    """A gradient that is infinite at one place: the map is not finite, and is refused as such where maps are drawn."""
+    contributions = np.ones((3, 4, 4), np.float32)
+    contributions[1, 2, 2] = np.inf
+    assert np.isnan(cam.first_component(contributions)).all()

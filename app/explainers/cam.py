@@ -32,6 +32,8 @@ def first_component(contributions: Floats) -> Floats:
     A component has no sign of its own; it gets the one with which it agrees with the plain sum over channels, so that the same
     input always gives the same map and its bright places are those of the evidence.
     """
+    if not np.isfinite(contributions).all():  # an overflow has no components; the map says so by its values
+        return np.full_like(contributions[0], np.nan)
     c, u, v = contributions.shape
     points = contributions.reshape(c, u * v).T.astype(np.float64)
     centred = points - points.mean(axis=0)

@@ -40,7 +40,7 @@ from app.model.tails import PICKED, cut_head, cut_tail, pick_scores
 Floats = NDArray[np.float32]
 
 _KEPT_LAYERS = 2  # sessions of layers other than the default one
-_SMALL = 4 << 20  # bytes of a model that may be in memory twice
+_SMALL = 1 << 20  # weights of a model that may be in memory twice
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ImageModel:
         read: Callable[[], ModelProto],
         cancellation: Cancellation,
         threads: int,
-        size: int,
+        weights: int,
     ) -> None:
         self.card = card
         self.batched = picture.batched
@@ -93,7 +93,7 @@ class ImageModel:
         self._layers: OrderedDict[str, LayerSessions] = OrderedDict()
         self._tails: OrderedDict[str, Session] = OrderedDict()
         self._at_once: dict[str, Session | None] = {}
-        self._small = size <= _SMALL
+        self._small = weights <= _SMALL
         self._input_gradient: tuple[Session, str] | None = None
         self._bias_gradients: tuple[Session, list[str], list[Floats]] | None = None
 

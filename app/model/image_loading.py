@@ -66,7 +66,7 @@ def load_image(
     Raises:
         ModelRefused: the graph cannot be used as a picture model.
     """
-    size = model.ByteSize()
+    weights = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
     inputs, outputs = tensor_facts(Graph(model).inputs), tensor_facts(model.graph.output)
     try:
         loaded = _load(model, manifest, cancellation, threads, batched=True) or _load(
@@ -113,7 +113,7 @@ def load_image(
         warnings=picture.warnings,
         forward_ms=loaded.forward_ms,
     )
-    return ImageModel(card, picture, loaded.finder, loaded.main, default, read, cancellation, threads, size)
+    return ImageModel(card, picture, loaded.finder, loaded.main, default, read, cancellation, threads, weights)
 
 
 def _load(
