@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 
 import numpy as np
 import onnx
@@ -263,3 +264,14 @@ def test_csv_and_json_of_the_same_table_give_the_same_importances(service):
     assert from_csv.json()["importances"] == from_json.json()["importances"]
     # Without a body the model's own evaluation data are used, which are that very file.
     assert service.client.post(TABLE).json()["importances"] == from_csv.json()["importances"]
+
+
+def test_a_table_is_explained_within_max_seconds(service):
+    started = time.monotonic()
+    answer = service.client.post(TABLE, json={"n_repeats": 10_000, "max_seconds": 0.5})
+    assert time.monotonic() - started < 5  # a busy machine; 0.6 s on a free one
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    repeats = [len(entry["values"]) for entry in document["importances"]["accuracy"]]
+    assert 1 <= min(repeats) <= max(repeats) < 10_000
+    assert any("max_seconds ended the work early" in warning for warning in document["warnings"])

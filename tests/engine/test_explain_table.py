@@ -14,6 +14,7 @@ from app.engine.explain_table import explain_table, predict_table
 from app.engine.task import ExplainTask, ModelRef
 from app.errors import BadParameter, BadTable, Cancelled, ExplainError, TooExpensive
 from app.model import Cancellation, TabularModel, load
+from app.model.tree_engine import TreeModel
 
 ROOT = Path(__file__).parents[2]
 TABLES = ROOT / "tests" / "vectors" / "tables"
@@ -243,3 +244,19 @@ def test_linear_models_go_the_short_way_unless_a_metric_hangs_on_last_digits(mon
     assert (slow["engine"]["name"], fast["engine"]["name"]) == ("black-box", "linear")
     assert fast["importances"] == slow["importances"]
     assert explain(model, body | {"metrics": ["accuracy", "roc_auc"]})["engine"]["name"] == "black-box"
+
+
+@pytest.mark.parametrize(("name", "engine"), [("lightgbm", "trees"), ("logistic", "linear"), ("bayes", "black-box")])
+def test_work_split_by_feature_gives_the_numbers_of_the_whole(
+    name: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.model.linear_engine._PAYS_MS", -1.0)
+    monkeypatch.setattr(TreeModel, "is_faster", lambda *_: True)
+    model = opened(TABLES / name)
+    data = np.load(TABLES / "data.npz")
+    body = {"rows": data["X"].tolist(), "labels": data["two"].tolist(), "metrics": ["accuracy", "brier"]}
+    whole = explain(model, body)
+    assert whole["engine"]["name"] == engine
+    shares = [explain(model, body | {"features": features}) for features in (model.features[:4], model.features[4:])]
+    for metric in ("accuracy", "brier"):
+        assert whole["importances"][metric] == [entry for share in shares for entry in share["importances"][metric]]
