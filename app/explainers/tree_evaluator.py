@@ -16,10 +16,10 @@ from app.explainers.metrics import Predicted
 from app.explainers.permutation import Evaluator, Group, Job, Rows
 from app.explainers.tree_ensemble import Codes, TreeEnsemble
 from app.explainers.tree_layout import Changes, Layout, lay_out
-from app.explainers.tree_walk import Walk
+from app.explainers.tree_walk import LANES, Walk
 
 _SUMS = 1 << 22  # sums under way in one chunk of rows
-_ELEMENTS = 1 << 15  # rows times repeats of one chunk, so that arrays stay in the processor's cache
+_CELLS = 6144  # words under way in one chunk, so that arrays stay in the processor's cache
 _ROWS = 256  # but not fewer rows, for each chunk has its fixed costs
 _ANSWER = 1 << 23  # numbers that the answers to one batch of jobs may hold
 _AUDIT = 64  # predictions of each batch that are compared with the runtime's
@@ -145,9 +145,9 @@ class TreeEvaluator:
         for layout in self._layouts:
             self._check()
             earlier.append(changes.earlier(layout))
-        chunks = -(-n // max(_ROWS, min(_SUMS // (len(jobs) * repeats * planes), _ELEMENTS // repeats)))
+        size = max(_ROWS, min(_SUMS // (len(jobs) * repeats * planes), _CELLS // -(-repeats // LANES)))
         # One chunk after the other: the arrays of a walk are so short that threads would wait for Python's lock, and be slower.
-        for start, stop in pairwise(np.linspace(0, n, chunks + 1).astype(int).tolist()):
+        for start, stop in pairwise(np.linspace(0, n, -(-n // size) + 1).astype(int).tolist()):
             rows = slice(start, stop)
             changed = np.empty((len(changes.columns), repeats, stop - start), dtype=self._codes.dtype)
             for slot, column in enumerate(changes.columns):

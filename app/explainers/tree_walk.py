@@ -18,7 +18,7 @@ from app.explainers.permutation import Rows
 from app.explainers.tree_ensemble import Codes
 from app.explainers.tree_layout import Changes, Earlier, Layout
 
-_LANES = 8
+LANES = 8
 _EACH = np.uint64(0x0101010101010101)  # 1 in every lane
 
 Lanes = NDArray[np.uint64]  # bytes of 0 or 1
@@ -45,7 +45,7 @@ class _Nodes:
         self.children = np.stack((tree.left, tree.right), axis=1).ravel()
         self.sibling = np.where(right, tree.left[parent], tree.right[parent])
         self.is_right = right * _EACH
-        self.word = np.repeat(layout.rank, _LANES).view(_word(layout.rank.dtype))
+        self.word = np.repeat(layout.rank, LANES).view(_word(layout.rank.dtype))
         self.job = changes.at(layout)
         self.own_at = tree.feature * cells
         self.changed_at = changes.slot.take(tree.feature) * cells
@@ -101,7 +101,7 @@ class Walk:
 
     def __init__(self, codes: Codes, changed: Codes, changes: Changes, planes: int) -> None:
         _, repeats, m = changed.shape
-        self._m, self._blocks = m, -(-repeats // _LANES)
+        self._m, self._blocks = m, -(-repeats // LANES)
         self._cells = self._blocks * m
         self._changes = changes
         self._by_column = np.ascontiguousarray(codes)
@@ -112,10 +112,10 @@ class Walk:
     def _packed(self, codes: Codes, changed: Codes) -> Codes:
         """[slot, block, row, lane]; a lane without a repeat has the row's own code, and so never leaves the path."""
         slots, repeats, m = changed.shape
-        lanes = np.empty((slots, _LANES * self._blocks, m), dtype=changed.dtype)
+        lanes = np.empty((slots, LANES * self._blocks, m), dtype=changed.dtype)
         lanes[:, :repeats] = changed
         lanes[:, repeats:] = codes[self._changes.columns, None]
-        return np.moveaxis(lanes.reshape(slots, _LANES, self._blocks, m), 1, -1).ravel()
+        return np.moveaxis(lanes.reshape(slots, LANES, self._blocks, m), 1, -1).ravel()
 
     def add(self, layout: Layout, earlier: Earlier) -> None:
         """Add a tree's leaves to all sums."""

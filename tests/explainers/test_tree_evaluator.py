@@ -115,7 +115,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = Shuffles(rows.n_rows, 0).take(4)
     jobs = [Job((j,), sources) for j in range(6)]
     expected = list(model.black_box(rows).permuted(jobs))
-    monkeypatch.setattr("app.explainers.tree_evaluator._ELEMENTS", 1200)
+    monkeypatch.setattr("app.explainers.tree_evaluator._CELLS", 300)
     assert_same(model.evaluator(rows).permuted(jobs), expected)
     monkeypatch.setattr("app.explainers.tree_evaluator._ANSWER", 2 * 800 * 4)  # two jobs a batch
     assert_same(model.evaluator(rows).permuted(jobs), expected)
