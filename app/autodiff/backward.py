@@ -16,7 +16,9 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from app.autodiff import rules as _rules  # noqa: F401 - fills the table
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import FLOATS, Graph, Node, captured
+from app.autodiff.lowering import lower
 from app.autodiff.normalise import expand, is_function, normalise, write_out_shapes
+from app.autodiff.recurrent import RECURRENT, unroll
 from app.autodiff.rule import RULES, ZERO_DERIVATIVE, unsupported
 from app.errors import UnsupportedOperator
 
@@ -88,17 +90,21 @@ def missing_rules(model: onnx.ModelProto, output: str, wrt: Sequence[str]) -> li
 
 
 def _prepare(model: onnx.ModelProto, output: str, wrt: Sequence[str]) -> tuple[Graph, list[Node]]:
-    """The graph and its path, operators without a rule being replaced by their function bodies where they have one."""
+    """The graph and its path; operators without a rule are replaced by their function bodies, or step by step, where that goes."""
     graph = Graph(normalise(model))
     expanded: set[str] = set()
     while True:
         path = _path(graph, output, wrt)
-        functions = {n.operator for n in path if n.operator not in RULES and is_function(n.operator)} - expanded
-        if not functions:
+        unknown = {n.operator for n in path if n.operator not in RULES} - expanded
+        functions = {operator for operator in unknown if is_function(operator)}
+        if unknown & RECURRENT:
+            graph = Graph(lower(graph.model, dict.fromkeys(RECURRENT, unroll)))
+        elif functions:
+            graph = Graph(normalise(expand(graph, functions)))
+        else:
             write_out_shapes(graph, {output, *wrt})
             return graph, _path(graph, output, wrt)
-        expanded |= functions
-        graph = Graph(normalise(expand(graph, functions)))
+        expanded |= functions | unknown & RECURRENT
 
 
 def _path(graph: Graph, output: str, wrt: Iterable[str]) -> list[Node]:

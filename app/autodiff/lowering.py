@@ -7,7 +7,7 @@ operators could not say; said in these, the rules apply, and the runtime fuses t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,16 @@ Lowering = Callable[[Emitter, Node], list[str] | None]
 LOWERINGS: dict[str, Lowering] = {}
 
 
-def lower(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without the operators of `LOWERINGS`; itself where it has none. A node that uses one in an unknown way stays."""
-    if not any(_operator(node) in LOWERINGS for node in model.graph.node):
+def lower(model: onnx.ModelProto, lowerings: Mapping[str, Lowering] = LOWERINGS) -> onnx.ModelProto:
+    """The model without these operators; itself where it has none. A node that uses one in an unknown way stays."""
+    if not any(_operator(node) in lowerings for node in model.graph.node):
         return model
     graph = Graph(model)
     op = Emitter(graph, prefix="lowered")
     halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     op.dtype = TensorProto.FLOAT16 if halves else TensorProto.FLOAT
     for proto in model.graph.node:
-        write, start = LOWERINGS.get(_operator(proto)), len(op.nodes)
+        write, start = lowerings.get(_operator(proto)), len(op.nodes)
         results = write(op, Node(proto, graph)) if write is not None else None
         if results is None:
             op.nodes[start:] = [proto]

@@ -251,7 +251,8 @@ def _score_rows(model: ModelProto, tensor: str, lengths: tuple[int, ...], dtype:
     if len(lengths) > 2 and sorted(lengths)[-2] > 1:
         raise ModelRefused(
             f"The scores '{tensor}' have the shape {list(lengths)} for one picture, not one row of numbers; "
-            "name the tensor to explain as `score_output` in model.toml."
+            "name a tensor with one as `score_output` in model.toml, or export the model with such an end: of a segmentation, the "
+            "mean of each class over all places; of a detector, the classes of one box."
         )
     name = tensor
     if dtype != TensorProto.FLOAT:
