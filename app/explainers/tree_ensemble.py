@@ -21,7 +21,7 @@ class Tree:
 
     Attributes:
         feature: intp[v], the column that a node tests, as `TreeEnsemble.origin` numbers them.
-        threshold: float32[v]; a value goes left if it is not greater.
+        threshold: float32[v]; a value goes left if it is not greater (see `TreeEnsemble.sets` for another kind of test).
         left, right: intp[v], children.
         is_leaf: bool[v].
         missing_left: bool[v], where a missing value goes.
@@ -63,6 +63,8 @@ class TreeEnsemble:
         all_positive: whether no leaf of a classifier weighs below 0; its sums are then probabilities.
         origin: intp[c], the column of the input that each tested column is. One whose missing values go left at some nodes and
             right at others is tested as two columns.
+        sets: of tested columns that have a single threshold of 0, the values that go left, a missing one among them or not; all
+            others go right. A column of the input is tested as one such column for each set that nodes ask for.
     """
 
     trees: tuple[Tree, ...]
@@ -73,6 +75,7 @@ class TreeEnsemble:
     post: Post
     all_positive: bool
     origin: NDArray[np.intp]
+    sets: dict[int, NDArray[np.float32]]
 
     @cached_property
     def thresholds(self) -> list[NDArray[np.float32]]:
@@ -93,7 +96,7 @@ class TreeEnsemble:
         return left
 
     def codes(self, columns: NDArray[np.float32], check: Callable[[], None] = lambda: None) -> Codes | None:
-        """What the trees can tell of each value: how many thresholds of its column lie below it.
+        """What the trees can tell of each value: how many thresholds of its column lie below it, or whether it is in no set.
 
         Args:
             columns: float32[n, columns of the input].
@@ -109,6 +112,10 @@ class TreeEnsemble:
         for j, thresholds in enumerate(self.thresholds):
             check()
             column = np.ascontiguousarray(columns[:, self.origin[j]])
+            if j in self.sets:
+                codes[j] = ~np.isin(column, self.sets[j])
+                codes[j, np.isnan(column)] = not np.isnan(self.sets[j]).any()
+                continue
             codes[j] = np.searchsorted(thresholds, column, side="left")
             codes[j, np.isnan(column)] = 0 if self.missing_left[j] else len(thresholds)
         return codes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -12,11 +12,12 @@ from onnx import NodeProto, helper
 from app.explainers.tree_ensemble import Post, Tree, TreeEnsemble
 
 OPERATORS = frozenset({"TreeEnsembleClassifier", "TreeEnsembleRegressor"})
-_LEFT_WHEN_TRUE = {b"BRANCH_LEQ": True, b"BRANCH_LT": True, b"BRANCH_GT": False, b"BRANCH_GTE": False}
+_MODES = {b"BRANCH_LEQ", b"BRANCH_LT", b"BRANCH_GT", b"BRANCH_GTE", b"BRANCH_EQ", b"BRANCH_NEQ", b"LEAF"}
+_SETS = 256  # different sets of values that nodes may ask for: each costs a byte a row
 
 
 def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
-    """The ensemble of a node; None where it uses what is not supported: equality tests, doubles, MIN or MAX.
+    """The ensemble of a node; None where it uses what is not supported: doubles, MIN, MAX, or too many sets of values.
 
     Raises:
         KeyError, ValueError, IndexError: the lists of the node do not make trees.
@@ -27,7 +28,7 @@ def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
     modes = attributes["nodes_modes"]
     post = attributes.get("post_transform", b"NONE").decode()
     aggregate = attributes.get("aggregate_function", b"SUM")
-    plain = set(modes) <= {*_LEFT_WHEN_TRUE, b"LEAF"} and aggregate in {b"SUM", b"AVERAGE"} and post in get_args(Post)
+    plain = set(modes) <= _MODES and aggregate in {b"SUM", b"AVERAGE"} and post in get_args(Post)
     if not plain or any(name.endswith("_as_tensor") for name in attributes):
         return None
     labels = attributes.get("classlabels_int64s") or attributes.get("classlabels_strings") or []
@@ -46,7 +47,11 @@ def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
             return None
         base = [base[1]] if len(base) == 2 else base
     weights = np.array(attributes[f"{prefix}_weights"], dtype=np.float32)
-    trees, origin = _split_missing(_trees(attributes, modes, plane, weights, prefix), n_features)
+    lists = _Lists(attributes, modes)
+    tested = _tested(lists, n_features)
+    if len(tested.sets) > _SETS:
+        return None
+    trees = _trees(attributes, lists, tested, plane, weights, prefix)
     return TreeEnsemble(
         trees,
         n_planes,
@@ -55,28 +60,123 @@ def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
         n_classes,
         "NONE" if not classifier else post,
         bool((weights >= 0).all()),
-        origin,
+        tested.origin,
+        tested.sets,
     )
 
 
-def _split_missing(trees: tuple[Tree, ...], n_features: int) -> tuple[tuple[Tree, ...], NDArray[np.intp]]:
-    """Give columns whose missing values go both ways a second number, for the nodes where they go left."""
+class _Lists:
+    """The nodes of all trees, as the attributes list them.
+
+    Attributes:
+        tree: which tree; trees are numbered as they first appear, since the runtime adds them in this order.
+        is_leaf: bool.
+        equal: whether only a value equal to the threshold goes left; else one that is not greater does.
+        missing_left: whether a missing value goes left.
+        feature: the column of the input that a node tests.
+        threshold: float32.
+        left, right: children; a leaf is its own.
+    """
+
+    def __init__(self, attributes: dict[str, Any], modes: list[bytes]) -> None:
+        mode = np.array(modes, dtype=object)
+        self._names, first, tree = np.unique(
+            np.array(attributes["nodes_treeids"], dtype=np.intp), return_index=True, return_inverse=True
+        )
+        self._numbers = np.argsort(np.argsort(first))
+        self.tree = self._numbers[tree]
+        node = np.array(attributes["nodes_nodeids"], dtype=np.intp)
+        self._stride = int(node.max()) + 1
+        self._keys = self.tree * self._stride + node
+        self._by_key = np.argsort(self._keys)
+
+        self.is_leaf = mode == b"LEAF"
+        differs = mode == b"BRANCH_NEQ"
+        self.equal = (mode == b"BRANCH_EQ") | differs
+        swapped = (mode == b"BRANCH_GT") | (mode == b"BRANCH_GTE") | differs
+        exclusive = (mode == b"BRANCH_LT") | (mode == b"BRANCH_GTE")
+        self.threshold = np.array(attributes["nodes_values"], dtype=np.float32)
+        self.threshold[exclusive] = np.nextafter(self.threshold[exclusive], np.float32(-np.inf))
+        tracks = attributes.get("nodes_missing_value_tracks_true")
+        missing_true = np.zeros(len(mode), np.bool_) if not tracks else np.array(tracks, dtype=np.bool_)
+        self.missing_left = (missing_true ^ swapped) & ~differs  # what is missing differs from everything
+        self.feature = np.where(self.is_leaf, 0, np.array(attributes["nodes_featureids"], dtype=np.intp))
+        true, false = (
+            self._place(self.tree, np.array(attributes[f"nodes_{way}nodeids"], dtype=np.intp))
+            for way in ("true", "false")
+        )
+        itself = np.arange(len(mode))
+        self.left = np.where(self.is_leaf, itself, np.where(swapped, false, true))
+        self.right = np.where(self.is_leaf, itself, np.where(swapped, true, false))
+
+    def places(self, trees: NDArray[np.intp], nodes: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Where the nodes of these trees with these ids are listed, both as the attributes name them."""
+        return self._place(self._numbers[np.searchsorted(self._names, trees)], nodes)
+
+    def _place(self, tree: NDArray[np.intp], node: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Which node of the lists has this tree and id; ids that are out of range are those of leaves, which have no children."""
+        found = np.searchsorted(self._keys, tree * self._stride + node, sorter=self._by_key)
+        return self._by_key[np.minimum(found, len(self._by_key) - 1)]
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What the nodes test.
+
+    Attributes:
+        column: for each node the tested column, see `TreeEnsemble`.
+        right: right children, with chains of equality tests become one.
+        kept: whether a node is not such a link of a chain.
+        origin, sets: of the tested columns, see `TreeEnsemble`.
+    """
+
+    column: NDArray[np.intp]
+    right: NDArray[np.intp]
+    kept: NDArray[np.bool_]
+    origin: NDArray[np.intp]
+    sets: dict[int, NDArray[np.float32]]
+
+
+def _tested(lists: _Lists, n_features: int) -> _Tested:
+    ordered = ~lists.is_leaf & ~lists.equal
     ways = np.zeros((2, n_features), dtype=np.bool_)
-    for tree in trees:
-        inner = ~tree.is_leaf
-        ways[tree.missing_left[inner].astype(np.intp), tree.feature[inner]] = True
+    ways[lists.missing_left[ordered].astype(np.intp), lists.feature[ordered]] = True
+    # Columns whose missing values go both ways have a second number, for the nodes where they go left.
     both = np.flatnonzero(ways.all(axis=0))
     second = np.arange(n_features)
     second[both] = n_features + np.arange(len(both))
-    split = tuple(
-        replace(t, feature=np.where(t.missing_left & ~t.is_leaf, second[t.feature], t.feature)) for t in trees
+    column = np.where(ordered & lists.missing_left, second[lists.feature], lists.feature)
+    # Each set of values that nodes ask for is a column of its own. "One of these" is written as a chain of nodes that share
+    # their left child.
+    kept, right = np.ones(len(column), dtype=np.bool_), lists.right.copy()
+    same = (
+        lists.equal & lists.equal[right] & (lists.feature == lists.feature[right]) & (lists.left == lists.left[right])
     )
-    return split, np.concatenate((np.arange(n_features), both))
+    kept[right[same]] = False
+    if np.count_nonzero(kept) + np.count_nonzero(same) != len(kept):
+        raise ValueError("a chain with two beginnings; it might never end")
+    numbers: dict[tuple[int, bool, frozenset[float]], int] = {}
+    for head in np.flatnonzero(lists.equal & kept).tolist():
+        link, values, missing = head, {float(lists.threshold[head])}, bool(lists.missing_left[head])
+        while same[link]:
+            link = int(lists.right[link])
+            values.add(float(lists.threshold[link]))
+            missing |= bool(lists.missing_left[link])
+        right[head] = lists.right[link]
+        key = (int(lists.feature[head]), missing, frozenset(values))
+        column[head] = numbers.setdefault(key, n_features + len(both) + len(numbers))
+    origin = np.array([*range(n_features), *both, *(feature for feature, _, _ in numbers)], dtype=np.intp)
+    sets = {
+        number: np.array(sorted(values) + [np.nan] * missing, dtype=np.float32)
+        for (_, missing, values), number in numbers.items()
+    }
+    return _Tested(column, right, kept, origin, sets)
 
 
 def _trees(
     attributes: dict[str, Any],
-    modes: list[bytes],
+    lists: _Lists,
+    tested: _Tested,
     plane: NDArray[np.intp],
     weights: NDArray[np.float32],
     prefix: str,
@@ -84,47 +184,21 @@ def _trees(
     def integers(name: str) -> NDArray[np.intp]:
         return np.array(attributes[name], dtype=np.intp)
 
-    tree_id, node_id = integers("nodes_treeids"), integers("nodes_nodeids")
-    # Trees in the order in which they first appear: the runtime adds them in this order.
-    _, first, tree_id = np.unique(tree_id, return_index=True, return_inverse=True)
-    place = np.argsort(np.argsort(first))
-    tree_id = place[tree_id]
-    leaf_tree = place[np.searchsorted(np.unique(integers("nodes_treeids")), integers(f"{prefix}_treeids"))]
-    order = np.lexsort((np.arange(len(tree_id)), tree_id))
-    stride = int(node_id.max()) + 1
-    key = tree_id * stride + node_id
-    by_key = np.argsort(key)
-
-    def position(tree: NDArray[np.intp], node: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Which node of the lists has this tree and id; ids that are out of range are those of leaves, which have no children."""
-        found = np.searchsorted(key, tree * stride + node, sorter=by_key)
-        return by_key[np.minimum(found, len(by_key) - 1)]
-
-    mode = np.array(modes, dtype=object)
-    is_leaf = mode == b"LEAF"
-    swapped = (mode == b"BRANCH_GT") | (mode == b"BRANCH_GTE")
-    threshold = np.array(attributes["nodes_values"], dtype=np.float32)
-    exclusive = (mode == b"BRANCH_LT") | (mode == b"BRANCH_GTE")
-    threshold[exclusive] = np.nextafter(threshold[exclusive], np.float32(-np.inf))
-    tracks = attributes.get("nodes_missing_value_tracks_true")
-    missing_true = np.zeros(len(mode), np.bool_) if not tracks else np.array(tracks, dtype=np.bool_)
-    true, false = position(tree_id, integers("nodes_truenodeids")), position(tree_id, integers("nodes_falsenodeids"))
-    left, right = np.where(swapped, false, true), np.where(swapped, true, false)
-    itself = np.arange(len(mode))
-    left, right = np.where(is_leaf, itself, left), np.where(is_leaf, itself, right)
-    feature = np.where(is_leaf, 0, integers("nodes_featureids"))
-    leaf = position(leaf_tree, integers(f"{prefix}_nodeids"))
-
-    ends = np.searchsorted(tree_id[order], np.arange(int(tree_id.max()) + 2))
+    leaf = lists.places(integers(f"{prefix}_treeids"), integers(f"{prefix}_nodeids"))
+    leaf_tree = lists.tree[leaf]
+    order = np.argsort(lists.tree, kind="stable")
+    ends = np.searchsorted(lists.tree[order], np.arange(int(lists.tree.max()) + 2))
     by_tree = np.argsort(leaf_tree, kind="stable")
     leaf_ends = np.searchsorted(leaf_tree[by_tree], np.arange(len(ends)))
-    local = np.empty(len(mode), dtype=np.intp)
+    local = np.empty(len(order), dtype=np.intp)
     trees = []
     for t in range(len(ends) - 1):
         nodes = order[ends[t] : ends[t + 1]]
-        children = np.concatenate((left[nodes][~is_leaf[nodes]], right[nodes][~is_leaf[nodes]]))
-        if len(np.unique(children)) != len(children):
-            raise ValueError("a node has two parents")  # no tree; a walk might never end
+        nodes = nodes[tested.kept[nodes]]
+        inner = nodes[~lists.is_leaf[nodes]]
+        children = np.concatenate((lists.left[inner], tested.right[inner]))
+        if len(np.unique(children)) != len(children) or not tested.kept[children].all():
+            raise ValueError("no tree; a walk might never end")
         (root,) = np.setdiff1d(nodes, children)
         nodes = np.concatenate(([root], nodes[nodes != root]))
         local[nodes] = np.arange(len(nodes))
@@ -136,12 +210,12 @@ def _trees(
             by_plane[p][local[leaf[these]]] = weights[these]
         trees.append(
             Tree(
-                feature[nodes],
-                threshold[nodes],
-                local[left[nodes]],
-                local[right[nodes]],
-                is_leaf[nodes],
-                missing_true[nodes] ^ swapped[nodes],
+                tested.column[nodes],
+                np.where(lists.equal[nodes], np.float32(0), lists.threshold[nodes]),
+                local[lists.left[nodes]],
+                local[tested.right[nodes]],
+                lists.is_leaf[nodes],
+                lists.missing_left[nodes],
                 by_plane,
             )
         )

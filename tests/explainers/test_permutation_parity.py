@@ -62,6 +62,7 @@ MODELS: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "lightgbm-three": ("X", np.array([3, 5, 9])[THREE], MANY),
     "lightgbm-number": ("X", NUMBER, NUMBERS),
     "lightgbm-holes": ("holes", NUMBER, NUMBERS),
+    "lightgbm-categories": ("X", TWO, BINARY),
     "xgboost": ("X", TWO, BINARY),
     "xgboost-three": ("X", THREE, MANY),
     "xgboost-number": ("X", NUMBER, NUMBERS),

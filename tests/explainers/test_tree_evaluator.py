@@ -23,8 +23,8 @@ FOLDER = Path(__file__).parents[1] / "vectors" / "tables"
 DATA = dict(np.load(FOLDER / "data.npz"))
 TREES = [
     "forest", "forest-apart", "forest-deep", "extra-trees-two-targets", "boosting", "boosting-three", "boosting-number", "tree",
-    "scaled-forest", "filled-forest", "lightgbm", "lightgbm-three", "lightgbm-number", "lightgbm-holes", "xgboost",
-    "xgboost-three", "xgboost-number", "catboost", "catboost-three", "catboost-number",
+    "scaled-forest", "filled-forest", "lightgbm", "lightgbm-three", "lightgbm-number", "lightgbm-holes",
+    "lightgbm-categories", "xgboost", "xgboost-three", "xgboost-number", "catboost", "catboost-three", "catboost-number",
 ]  # fmt: skip
 
 
@@ -178,12 +178,14 @@ def test_columns_that_no_tree_tests_are_unread() -> None:
     assert model.unread == frozenset(range(6)) - tested
 
 
-def test_lists_that_make_no_trees_are_left_to_the_runtime() -> None:
-    """The runtime loads a graph in which two nodes share a child; walking it is not tried."""
+@pytest.mark.parametrize("mode", [b"BRANCH_LEQ", b"BRANCH_EQ"])
+def test_lists_that_make_no_trees_are_left_to_the_runtime(mode: bytes) -> None:
+    """Two nodes share a child, or a chain of equality tests bites its tail; walking that is not tried."""
     model, _ = opened("lightgbm-number")
     assert model._model is not None
     node = next(node for node in model._model.graph.node if node.op_type == "TreeEnsembleRegressor")
-    lists = {attribute.name: attribute.ints for attribute in node.attribute}
-    lists["nodes_falsenodeids"][0] = lists["nodes_truenodeids"][0]
+    lists = {attribute.name: attribute.ints or attribute.strings for attribute in node.attribute}
+    lists["nodes_modes"][0] = mode
+    lists["nodes_falsenodeids"][0] = lists["nodes_truenodeids" if mode == b"BRANCH_LEQ" else "nodes_nodeids"][0]
     assert model._cut is None
     assert isinstance(model.evaluator(table("lightgbm-number")), BlackBox)

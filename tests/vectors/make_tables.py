@@ -144,6 +144,9 @@ def boosters(data: dict[str, np.ndarray]) -> None:
     ):
         model.fit(data["holes"] if name.endswith("holes") else X, y)
         save(name, convert_lightgbm(model, name=name, initial_types=inputs, target_opset=15))
+    sets = {"categorical_feature": [3, 5], "max_cat_to_onehot": 1, "min_data_per_group": 1, "cat_smooth": 0}
+    model = lightgbm.LGBMClassifier(**small, **sets, min_child_samples=5, verbose=-1).fit(X, two)
+    save("lightgbm-categories", convert_lightgbm(model, initial_types=inputs, target_opset=15))
     for name, model, y in (
         ("xgboost", xgboost.XGBClassifier(**small), two),
         ("xgboost-three", xgboost.XGBClassifier(**small), three),
