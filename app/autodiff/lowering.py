@@ -92,14 +92,17 @@ def fused_gemm(op: Emitter, node: Node) -> list[str] | None:
 
 @_lowers("com.microsoft.FusedMatMul", "com.microsoft.TransposeMatMul")
 def fused_mat_mul(op: Emitter, node: Node) -> list[str] | None:
-    """alpha a' b', a' and b' transposed if asked."""
+    """alpha a' b'; if asked, the first axis of a' and b' is taken behind the batch axes, and the last two are exchanged."""
     operands = []
     for name, flag in zip(node.inputs, ("A", "B"), strict=True):
         rank = _rank(node, name)
-        if node.attribute(f"transBatch{flag}", 0) or rank is None:
+        if rank is None:
             return None
-        turned = [*range(rank - 2), rank - 1, rank - 2]
-        operands.append(op.Transpose(name, perm=turned) if node.attribute(f"trans{flag}", 0) else name)
+        axes = list(range(rank))
+        turned = [*axes[1:-1], 0, axes[-1]] if node.attribute(f"transBatch{flag}", 0) else axes
+        if node.attribute(f"trans{flag}", 0):
+            turned = [*turned[:-2], turned[-1], turned[-2]]
+        operands.append(op.Transpose(name, perm=turned) if turned != axes else name)
     product, alpha = op.MatMul(*operands), float(node.attribute("alpha", 1.0))
     return [product if alpha == 1 else op.Mul(product, alpha)]
 

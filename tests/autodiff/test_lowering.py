@@ -33,6 +33,8 @@ FUSED: list[tuple[str, Array, dict[str, Any], list[Array | str | None]]] = [
     ("FusedGemm", ROWS[0], {"activation": "Relu", "transB": 1, "alpha": 0.5}, [MATRIX, VECTOR]),
     ("FusedMatMul", ROWS, {"transB": 1, "alpha": 0.25}, [floats(2, 5, 4)]),
     ("FusedMatMul", ROWS, {"transA": 1, "alpha": 2.0}, ["x"]),
+    ("FusedMatMul", ROWS, {"transBatchA": 1, "transBatchB": 1, "transB": 1}, [floats(5, 3, 4)]),
+    ("FusedMatMul", X, {"transBatchA": 1, "transA": 1}, [floats(4, 6, 2, 3)]),
     ("Gelu", ROWS, {}, []),
     ("BiasGelu", ROWS, {}, [VECTOR]),
     ("FastGelu", ROWS, {}, [VECTOR]),
