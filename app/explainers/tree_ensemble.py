@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 Post = Literal["NONE", "LOGISTIC", "SOFTMAX"]
 Codes = NDArray[np.unsignedinteger[Any]]
 
+_MEMBERS = 1 << 25  # bytes that may tell which rows are in which sets
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -103,10 +105,10 @@ class TreeEnsemble:
             check: called before each column; raises to stop.
 
         Returns:
-            uint8 or uint16[c, n]; None where there are too many thresholds for that.
+            uint8 or uint16[c, n]; None where there are too many thresholds for that, or too many sets for so many rows.
         """
         most = max(len(thresholds) for thresholds in self.thresholds)
-        if most > np.iinfo(np.uint16).max - 1:
+        if most > np.iinfo(np.uint16).max - 1 or len(self.sets) * len(columns) > _MEMBERS:
             return None
         codes = np.empty((len(self.origin), len(columns)), np.uint8 if most < np.iinfo(np.uint8).max else np.uint16)
         for j, thresholds in enumerate(self.thresholds):

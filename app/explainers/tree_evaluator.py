@@ -19,7 +19,8 @@ from app.explainers.tree_layout import Changes, Layout, lay_out
 from app.explainers.tree_walk import LANES, Walk
 
 _SUMS = 1 << 22  # sums under way in one chunk of rows
-_CELLS = 6144  # words under way in one chunk, so that arrays stay in the processor's cache
+_CELLS = 6144  # rows times words of repeats, so that arrays stay in the processor's cache
+_WORDS = 1 << 21  # words under way, of all columns
 _ROWS = 256  # but not fewer rows, for each chunk has its fixed costs
 _ANSWER = 1 << 23  # numbers that the answers to one batch of jobs may hold
 _AUDIT = 64  # predictions of each batch that are compared with the runtime's
@@ -145,7 +146,9 @@ class TreeEvaluator:
         for layout in self._layouts:
             self._check()
             earlier.append(changes.earlier(layout))
-        size = max(_ROWS, min(_SUMS // (len(jobs) * repeats * planes), _CELLS // -(-repeats // LANES)))
+        blocks = -(-repeats // LANES)
+        cells = min(_CELLS, _WORDS // max(1, len(changes.columns)))
+        size = max(_ROWS, min(_SUMS // (len(jobs) * repeats * planes), cells // blocks))
         # One chunk after the other: the arrays of a walk are so short that threads would wait for Python's lock, and be slower.
         for start, stop in pairwise(np.linspace(0, n, -(-n // size) + 1).astype(int).tolist()):
             rows = slice(start, stop)

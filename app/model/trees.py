@@ -13,11 +13,10 @@ from app.explainers.tree_ensemble import Post, Tree, TreeEnsemble
 
 OPERATORS = frozenset({"TreeEnsembleClassifier", "TreeEnsembleRegressor"})
 _MODES = {b"BRANCH_LEQ", b"BRANCH_LT", b"BRANCH_GT", b"BRANCH_GTE", b"BRANCH_EQ", b"BRANCH_NEQ", b"LEAF"}
-_SETS = 256  # different sets of values that nodes may ask for: each costs a byte a row
 
 
 def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
-    """The ensemble of a node; None where it uses what is not supported: doubles, MIN, MAX, or too many sets of values.
+    """The ensemble of a node; None where it uses what is not supported: doubles, MIN or MAX.
 
     Raises:
         KeyError, ValueError, IndexError: the lists of the node do not make trees.
@@ -49,8 +48,6 @@ def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
     weights = np.array(attributes[f"{prefix}_weights"], dtype=np.float32)
     lists = _Lists(attributes, modes)
     tested = _tested(lists, n_features)
-    if len(tested.sets) > _SETS:
-        return None
     trees = _trees(attributes, lists, tested, plane, weights, prefix)
     return TreeEnsemble(
         trees,
