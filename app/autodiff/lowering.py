@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Graph, Node
@@ -35,7 +35,7 @@ def lower(model: onnx.ModelProto, lowerings: Mapping[str, Lowering] = LOWERINGS)
         if results is None:
             op.nodes[start:] = [proto]
             continue
-        names = {result: name for name, result in zip(proto.output, results, strict=False) if name}
+        names = {result: name for name, result in zip(proto.output, results, strict=False) if name and result}
         for node in op.nodes[start:]:
             for part in (node.input, node.output):
                 part[:] = [names.get(name, name) for name in part]
@@ -45,6 +45,21 @@ def lower(model: onnx.ModelProto, lowerings: Mapping[str, Lowering] = LOWERINGS)
     lowered.graph.node.extend(op.nodes)
     lowered.graph.initializer.extend(op.constants.values())
     return lowered
+
+
+def in_own_domain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Name the runtime's domain, in place, at operators that its optimiser writes into ONNX's, where these are none.
+
+    LayerNormalization became one with opset 17.
+    """
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    names = {"SimplifiedLayerNormalization", *({"LayerNormalization"} if version < 17 else ())}
+    foreign = [node for node in model.graph.node if node.op_type in names and not node.domain]
+    for node in foreign:
+        node.domain = "com.microsoft"
+    if foreign and all(o.domain != "com.microsoft" for o in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
 
 
 def _operator(node: onnx.NodeProto) -> str:
@@ -147,6 +162,34 @@ def skip_layer_normalization(op: Emitter, node: Node) -> list[str] | None:
     operands = [node.input(2), *([node.input(3)] if node.input(3) else [])]
     epsilon = float(node.attribute("epsilon", 1e-12))
     return [*op.emit("LayerNormalization", total, *operands, outputs=3, axis=-1, epsilon=epsilon), total]
+
+
+@_lowers("com.microsoft.LayerNormalization")
+def layer_normalization(op: Emitter, node: Node) -> list[str] | None:
+    """The same, under the name that it had before it was a standard operator."""
+    return op.emit("LayerNormalization", *node.inputs, outputs=len(node.outputs), **node.attributes)
+
+
+@_lowers("com.microsoft.SimplifiedLayerNormalization")
+def simplified_layer_normalization(op: Emitter, node: Node) -> list[str] | None:
+    """gamma x / sqrt(mean(x^2) + epsilon) along the last axis."""
+    x, gamma = node.inputs
+    rank = _rank(node, x) or 0
+    return [_scaled_by_norm(op, node, x, gamma)] if node.attribute("axis", -1) in (-1, rank - 1) else None
+
+
+@_lowers("com.microsoft.SkipSimplifiedLayerNormalization")
+def skip_simplified_layer_normalization(op: Emitter, node: Node) -> list[str] | None:
+    """The same of input + skip + bias; the sum is the fourth output."""
+    total = op.Add(node.input(0), node.input(1))
+    if node.input(3):
+        total = op.Add(total, node.input(3))
+    return [_scaled_by_norm(op, node, total, node.input(2)), "", "", total]
+
+
+def _scaled_by_norm(op: Emitter, node: Node, x: str, gamma: str) -> str:
+    square = op.Add(op.ReduceMean(op.Mul(x, x), [-1]), float(node.attribute("epsilon", 1e-5)))
+    return op.Mul(op.Div(x, op.Sqrt(square)), gamma)
 
 
 @_lowers("com.microsoft.Attention")

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
 from app.autodiff import normalise
+from app.autodiff.lowering import in_own_domain
 from app.autodiff.normalise import DIALECT
 from app.cards import Kind
 from app.errors import InputRefusedByModel, ModelNotFound, ModelRefused, ModelUnavailable
@@ -286,7 +287,7 @@ def _in_one_dialect(model: ModelProto) -> tuple[ModelProto, bool]:
     """Inline, check and upgrade the graph in place, without its large weights, which nothing of that reads."""
     original, large = _without_large_weights(model)
     try:
-        checker.check_model(original)
+        checker.check_model(in_own_domain(original))
         skeleton = normalise(original)
     except ModelRefused:
         raise
