@@ -84,7 +84,13 @@ def picture_graph(model: ModelProto, manifest: Manifest, *, batched: bool = True
     fact, warning = find_score(Graph(model), manifest.score_output)
     trim(model, [ValueInfoProto(name=fact.tensor)])  # what lies behind the scores need not be run
     source = _float_input(model, value)
+    batch = value.type.tensor_type.shape.dim[0].dim_value
     for open_batch in (True, False) if batched else (False,):
+        if not open_batch and batch > 1:  # run on one picture, it might pass, and mix its places
+            raise ModelRefused(
+                f"The model takes {batch} pictures at once, and its graph holds that number in several places; export it with a batch "
+                "of one, or with one left open."
+            )
         _fix_input_shape(model, source, spec, open_batch=open_batch)
         shapes = Shapes(model, source, fact.tensor)
         extents = shapes.extents(fact.tensor)

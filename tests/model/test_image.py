@@ -338,6 +338,18 @@ def test_a_batch_that_cannot_be_opened_is_run_one_by_one(loaded: Callable[..., I
     assert model.input_gradient(x, [0, 1, 2]).gradient.shape == x.shape
 
 
+def test_a_batch_of_several_that_cannot_be_opened_is_refused(loaded: Callable[..., ImageModel]) -> None:
+    """One picture would pass through this graph, as the four rows that it makes of its input."""
+    proto = tiny_cnn(batch=4)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([4, -1]), "four_rows"))
+    nodes = [*proto.graph.node[:-2], node("Reshape", ["means", "four_rows"], ["flat"]), proto.graph.node[-1]]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    with pytest.raises(ModelRefused, match="takes 4 pictures at once"):
+        loaded(proto)
+    assert loaded(tiny_cnn(batch=4)).batched
+
+
 def test_pictures_that_mix_in_a_batch_are_run_one_by_one(loaded: Callable[..., ImageModel]) -> None:
     """A mean over the batch gives each picture something of the others; alone it gets the right scores."""
     proto = tiny_cnn()
