@@ -161,8 +161,8 @@ def _write_target(node: NodeProto, shapes: Shapes, constants: dict[str, TensorPr
 
 
 def _sizes(extents: Extents | None) -> list[int] | None:
-    """Elements of a tensor, once per probed batch; None where an axis is unknown."""
-    if extents is None or any(lengths is None for lengths in extents):
+    """Elements of a tensor, once per probed batch; None for a scalar, which has no batch, and where an axis is unknown."""
+    if not extents or any(lengths is None for lengths in extents):
         return None
     return [
         int(np.prod(lengths)) for lengths in zip(*(lengths for lengths in extents if lengths is not None), strict=True)

@@ -338,6 +338,23 @@ def test_a_batch_that_cannot_be_opened_is_run_one_by_one(loaded: Callable[..., I
     assert model.input_gradient(x, [0, 1, 2]).gradient.shape == x.shape
 
 
+def test_a_reshaped_scalar_says_nothing_of_the_batch(loaded: Callable[..., ImageModel]) -> None:
+    """PyTorch writes the number of pictures as a scalar, reshapes it to a list and makes the shape of the features of it."""
+    proto = tiny_cnn()
+    flat = [
+        node("Shape", ["x"], ["pictures"], end=1),
+        node("Squeeze", ["pictures"], ["count"]),
+        node("Reshape", ["count", "one"], ["row"]),
+        node("Concat", ["row", "channels"], ["shape"], axis=0),
+        node("Reshape", ["means", "shape"], ["flat"]),
+    ]
+    nodes = [*proto.graph.node[:-2], *flat, proto.graph.node[-1]]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(numpy_helper.from_array(np.array([v]), n) for n, v in (("one", -1), ("channels", 8)))
+    assert loaded(proto).batched
+
+
 def test_a_batch_of_several_that_cannot_be_opened_is_refused(loaded: Callable[..., ImageModel]) -> None:
     """One picture would pass through this graph, as the four rows that it makes of its input."""
     proto = tiny_cnn(batch=4)
