@@ -137,14 +137,18 @@ class Session:
 
 
 def _misleading(model: onnx.ModelProto) -> set[str]:
-    """Optimisers that would change what this graph computes.
+    """Optimisers that would change what this graph computes, or crash on it.
 
     ONNX Runtime 1.31 takes a Pad into the MaxPool behind it, whose own border is smaller than any number: where all of a window is
-    negative, the Pad's zeros were the largest. BiT networks begin so.
+    negative, the Pad's zeros were the largest. BiT networks begin so. And it crashes on taking a transpose of half precision, made from
+    float32, into a matrix product.
     """
     padded = {node.output[0] for node in model.graph.node if node.op_type == "Pad"}
     pooled = {node.input[0] for node in model.graph.node if node.op_type == "MaxPool"}
-    return set() if padded.isdisjoint(pooled) else {"Pad_Fusion"}
+    found = set() if padded.isdisjoint(pooled) else {"Pad_Fusion"}
+    if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
+        found.add("MatmulTransposeFusion")
+    return found
 
 
 # What ONNX Runtime and its allocators say; it has no error of its own for this.

@@ -686,14 +686,49 @@ def test_a_cancelled_model_stops_and_serves_again_after_a_reset(loaded: Callable
     assert model.predict(X).shape == (1, 5)
 
 
+def halved(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same network in half precision, input and output included."""
+    half = onnx.ModelProto()
+    half.CopyFrom(proto)
+    for tensor in half.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*half.graph.input, *half.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return half
+
+
+def test_half_precision_transformers_have_the_gradients_of_the_plain_ones(loaded: Callable[..., ImageModel]) -> None:
+    """Statistics of a LayerNormalization stay float32, and a transpose before a product is more than the runtime's optimiser bears."""
+    shapes = {"rows": (12, 3), "mix": (3, 8), "w": (8, 5), "gamma": (3,)}
+    nodes = [
+        node("Transpose", ["x"], ["turned"], perm=[1, 2, 0, 3]),
+        node("MatMul", ["turned", "rows"], ["mixed_turned"]),
+        node("Transpose", ["mixed_turned"], ["mixed"], perm=[2, 0, 1, 3]),
+        node("LayerNormalization", ["mixed", "gamma"], ["normed"]),
+        node("MatMul", ["normed", "mix"], ["wide"]),
+        node("Tanh", ["wide"], ["bent"]),
+        node("ReduceMax", ["bent"], ["largest"], axes=[1, 2], keepdims=0),
+        node("MatMul", ["largest", "w"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["N", 3, 12, 12]), ("y", ["N", 5]))
+    ]
+    proto = graph(
+        nodes,
+        ends[:1],
+        ends[1:],
+        {n: RANDOM.standard_normal(s).astype(np.float32) for n, s in shapes.items()},
+        opset=17,
+    )
+    model, plain = loaded(halved(proto)), loaded(proto)
+    assert np.allclose(model.predict(X), plain.predict(X), atol=2e-2)
+    ours, theirs = (m.input_gradient(X, [1]).gradient.ravel() for m in (model, plain))
+    assert ours @ theirs > 0.999 * np.linalg.norm(ours) * np.linalg.norm(theirs)
+
+
 def test_half_precision_is_fed_with_float32(loaded: Callable[..., ImageModel]) -> None:
     """Casts are put before and behind the graph; maps and gradients come back as float32, like those of the plain model."""
-    proto = tiny_cnn()
-    for tensor in proto.graph.initializer:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-    for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    model, plain = loaded(proto), loaded(tiny_cnn())
+    model, plain = loaded(halved(tiny_cnn())), loaded(tiny_cnn())
     assert model.predict(X).dtype == np.float32
     assert np.allclose(model.predict(X), plain.predict(X), atol=1e-2)
     found, expected = (m.layer_gradient(X, "features", [2, 0]) for m in (model, plain))

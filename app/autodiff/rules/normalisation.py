@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import Node
@@ -51,6 +52,8 @@ def layer_normalization(op: Emitter, node: Node, g: str) -> Cotangents:
         raise unsupported(node, "has an input of unknown rank")
     axes = list(range(node.attribute("axis", -1) % rank, rank))
     _, mean, inverse = op.emit("LayerNormalization", *node.inputs, outputs=3, **node.attributes)
+    if op.dtype == TensorProto.FLOAT16:  # both are float32 even then
+        mean, inverse = (op.Cast(value, to=op.dtype) for value in (mean, inverse))
     unit = op.Mul(op.Sub(x, mean), inverse)
     return [project(op, op.Mul(g, gamma), unit, inverse, axes), *[None] * (len(node.inputs) - 1)]
 
