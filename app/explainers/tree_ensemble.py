@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -82,12 +81,15 @@ class TreeEnsemble:
     @cached_property
     def thresholds(self) -> list[NDArray[np.float32]]:
         """For each column the distinct thresholds, ascending: values between two of them are all alike to the trees."""
-        feature = np.concatenate([tree.feature[~tree.is_leaf] for tree in self.trees])
-        threshold = np.concatenate([tree.threshold[~tree.is_leaf] for tree in self.trees])
-        order = np.lexsort((threshold, feature))
-        feature, threshold = feature[order], threshold[order]
-        ends = np.searchsorted(feature, np.arange(len(self.origin) + 1))
-        return [np.unique(threshold[a:b]) for a, b in pairwise(ends)]
+        threshold = np.concatenate([tree.threshold for tree in self.trees])
+        return [np.unique(threshold[nodes]) for nodes in self.testing()]
+
+    def testing(self) -> list[NDArray[np.intp]]:
+        """For each column the nodes that test it, numbered through all trees."""
+        column = np.concatenate([np.where(tree.is_leaf, len(self.origin), tree.feature) for tree in self.trees])
+        # Short integers are sorted by counting.
+        order = np.argsort(column.astype(np.uint16 if len(self.origin) < 2**16 else np.intp), kind="stable")
+        return np.split(order, np.searchsorted(column[order], np.arange(1, len(self.origin) + 1)))[:-1]
 
     @cached_property
     def missing_left(self) -> NDArray[np.bool_]:

@@ -172,7 +172,7 @@ class TreeEvaluator:
 
     @cached_property
     def _layouts(self) -> list[Layout]:
-        return lay_out(self._ensemble.trees, self._codes.dtype)
+        return lay_out(self._ensemble, self._codes.dtype, self._check)
 
 
 def _equal(ours: Predicted, theirs: Predicted) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.explainers.permutation import Rows
-from app.explainers.tree_ensemble import Codes, Tree
+from app.explainers.tree_ensemble import Codes, Tree, TreeEnsemble
 
 _SMALL = 1024  # nodes; measured
 
@@ -48,19 +48,23 @@ class Layout:
         return len(self.rank) <= _SMALL
 
 
-def lay_out(trees: Sequence[Tree], dtype: np.dtype[np.unsignedinteger[Any]]) -> list[Layout]:
-    """Prepare trees for rows whose codes have this type."""
-    is_leaf = np.concatenate([tree.is_leaf for tree in trees])
-    feature = np.concatenate([tree.feature for tree in trees])
+def lay_out(
+    ensemble: TreeEnsemble, dtype: np.dtype[np.unsignedinteger[Any]], check: Callable[[], None]
+) -> list[Layout]:
+    """Prepare trees for rows whose codes have this type; `check` raises to stop."""
+    trees = ensemble.trees
     threshold = np.concatenate([tree.threshold for tree in trees])
-    order = np.lexsort((threshold, feature, is_leaf))[: np.count_nonzero(~is_leaf)]
-    feature, threshold = feature[order], threshold[order]
-    first = np.diff(feature, prepend=-1) != 0  # of its column
-    place = np.cumsum(first | (np.diff(threshold, prepend=0) != 0))
-    rank = np.full(len(is_leaf), np.iinfo(dtype).max, dtype=dtype)
-    rank[order] = place - place[first][np.cumsum(first) - 1]
-    ends = np.cumsum([0, *(len(tree.feature) for tree in trees)])
-    return [_lay_out(tree, rank[start:stop]) for tree, (start, stop) in zip(trees, pairwise(ends), strict=True)]
+    rank = np.full(len(threshold), np.iinfo(dtype).max, dtype=dtype)
+    for nodes, thresholds in zip(ensemble.testing(), ensemble.thresholds, strict=True):
+        check()
+        rank[nodes] = np.searchsorted(thresholds, threshold[nodes])
+    layouts = []
+    for tree, (start, stop) in zip(
+        trees, pairwise(np.cumsum([0, *(len(tree.feature) for tree in trees)])), strict=True
+    ):
+        check()
+        layouts.append(_lay_out(tree, rank[start:stop]))
+    return layouts
 
 
 def _lay_out(tree: Tree, rank: Codes) -> Layout:

@@ -201,15 +201,17 @@ class TabularModel:
 
     @cached_property
     def _cut(self) -> TreeModel | LinearModel | None:
-        model, self._model = self._model, None  # the graph is looked at once, and may be large
+        model = self._model
         if self._fixed_rows is not None or model is None:
             return None
         try:
-            return cut_at_trees(model, self._answer.scores, self._answer.label, self._cancellation) or cut_at_linear(
+            cut = cut_at_trees(model, self._answer.scores, self._answer.label, self._cancellation) or cut_at_linear(
                 model, self._outputs, self._cancellation
             )
         except (ModelRefused, KeyError, ValueError, IndexError):
-            return None  # an operator that only the runtime understands is left to it
+            cut = None  # an operator that only the runtime understands is left to it
+        self._model = None  # the graph is looked at once, and may be large
+        return cut
 
     @cached_property
     def _offsets(self) -> dict[str, int]:

@@ -87,7 +87,7 @@ def cut_at_trees(
     if behind & {value.name for value in graph.inputs}:
         return None
     width = _width(graph, source, node)
-    ensemble = read_ensemble(node, width)
+    ensemble = read_ensemble(node, width, cancellation.check)
     if ensemble is None:
         return None
     plain = [origin(graph, name) for name in outputs] == ([score, node.output[0]] if label else [score])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -12,22 +13,38 @@ from onnx import NodeProto, helper
 from app.explainers.tree_ensemble import Post, Tree, TreeEnsemble
 
 OPERATORS = frozenset({"TreeEnsembleClassifier", "TreeEnsembleRegressor"})
-_MODES = {b"BRANCH_LEQ", b"BRANCH_LT", b"BRANCH_GT", b"BRANCH_GTE", b"BRANCH_EQ", b"BRANCH_NEQ", b"LEAF"}
+_LEAF, _LEQ, _LT, _GT, _GTE, _EQ, _NEQ = range(7)
+_MODES = {
+    b"LEAF": _LEAF,
+    b"BRANCH_LEQ": _LEQ,
+    b"BRANCH_LT": _LT,
+    b"BRANCH_GT": _GT,
+    b"BRANCH_GTE": _GTE,
+    b"BRANCH_EQ": _EQ,
+    b"BRANCH_NEQ": _NEQ,
+}
 
 
-def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
+def read_ensemble(node: NodeProto, n_features: int, check: Callable[[], None] = lambda: None) -> TreeEnsemble | None:
     """The ensemble of a node; None where it uses what is not supported: doubles, MIN or MAX.
+
+    Args:
+        node: the operator.
+        n_features: columns of its input.
+        check: called again and again; raises to stop.
 
     Raises:
         KeyError, ValueError, IndexError: the lists of the node do not make trees.
     """
-    attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes: dict[str, Any] = {}
+    for attribute in node.attribute:
+        check()
+        attributes[attribute.name] = helper.get_attribute_value(attribute)
     classifier = node.op_type == "TreeEnsembleClassifier"
     prefix = "class" if classifier else "target"
-    modes = attributes["nodes_modes"]
     post = attributes.get("post_transform", b"NONE").decode()
     aggregate = attributes.get("aggregate_function", b"SUM")
-    plain = set(modes) <= _MODES and aggregate in {b"SUM", b"AVERAGE"} and post in get_args(Post)
+    plain = aggregate in {b"SUM", b"AVERAGE"} and post in get_args(Post)
     if not plain or any(name.endswith("_as_tensor") for name in attributes):
         return None
     labels = attributes.get("classlabels_int64s") or attributes.get("classlabels_strings") or []
@@ -46,9 +63,9 @@ def read_ensemble(node: NodeProto, n_features: int) -> TreeEnsemble | None:
             return None
         base = [base[1]] if len(base) == 2 else base
     weights = np.array(attributes[f"{prefix}_weights"], dtype=np.float32)
-    lists = _Lists(attributes, modes)
+    lists = _Lists(attributes, check)
     tested = _tested(lists, n_features)
-    trees = _trees(attributes, lists, tested, plane, weights, prefix)
+    trees = _trees(attributes, lists, tested, plane, weights, prefix, check)
     return TreeEnsemble(
         trees,
         n_planes,
@@ -75,36 +92,37 @@ class _Lists:
         left, right: children; a leaf is its own.
     """
 
-    def __init__(self, attributes: dict[str, Any], modes: list[bytes]) -> None:
-        mode = np.array(modes, dtype=object)
-        self._names, first, tree = np.unique(
-            np.array(attributes["nodes_treeids"], dtype=np.intp), return_index=True, return_inverse=True
-        )
+    def __init__(self, attributes: dict[str, Any], check: Callable[[], None]) -> None:
+        def listed(name: str, dtype: type[np.generic] = np.intp) -> NDArray[Any]:
+            check()
+            return np.array(attributes[name], dtype=dtype)
+
+        mode = np.fromiter(map(_MODES.__getitem__, attributes["nodes_modes"]), dtype=np.uint8)
+        self._names, first, tree = np.unique(listed("nodes_treeids"), return_index=True, return_inverse=True)
         self._numbers = np.argsort(np.argsort(first))
         self.tree = self._numbers[tree]
-        node = np.array(attributes["nodes_nodeids"], dtype=np.intp)
+        node = listed("nodes_nodeids")
         self._stride = int(node.max()) + 1
         self._keys = self.tree * self._stride + node
-        self._by_key = np.argsort(self._keys)
+        self._by_key = np.argsort(self._keys, kind="stable")  # mostly they are in order already
 
-        self.is_leaf = mode == b"LEAF"
-        differs = mode == b"BRANCH_NEQ"
-        self.equal = (mode == b"BRANCH_EQ") | differs
-        swapped = (mode == b"BRANCH_GT") | (mode == b"BRANCH_GTE") | differs
-        exclusive = (mode == b"BRANCH_LT") | (mode == b"BRANCH_GTE")
-        self.threshold = np.array(attributes["nodes_values"], dtype=np.float32)
+        self.is_leaf = mode == _LEAF
+        self.equal = (mode == _EQ) | (mode == _NEQ)
+        swapped = (mode == _GT) | (mode == _GTE) | (mode == _NEQ)
+        exclusive = (mode == _LT) | (mode == _GTE)
+        self.threshold = listed("nodes_values", np.float32)
         self.threshold[exclusive] = np.nextafter(self.threshold[exclusive], np.float32(-np.inf))
-        tracks = attributes.get("nodes_missing_value_tracks_true")
-        missing_true = np.zeros(len(mode), np.bool_) if not tracks else np.array(tracks, dtype=np.bool_)
-        self.missing_left = (missing_true ^ swapped) & ~differs  # what is missing differs from everything
-        self.feature = np.where(self.is_leaf, 0, np.array(attributes["nodes_featureids"], dtype=np.intp))
-        true, false = (
-            self._place(self.tree, np.array(attributes[f"nodes_{way}nodeids"], dtype=np.intp))
-            for way in ("true", "false")
-        )
+        missing_true = np.zeros(len(mode), np.bool_)
+        if attributes.get("nodes_missing_value_tracks_true"):
+            missing_true = listed("nodes_missing_value_tracks_true", np.bool_)
+        self.missing_left = (missing_true ^ swapped) & (mode != _NEQ)  # what is missing differs from everything
+        self.feature = np.where(self.is_leaf, 0, listed("nodes_featureids"))
+        true = self._place(self.tree, listed("nodes_truenodeids"))
+        false = self._place(self.tree, listed("nodes_falsenodeids"))
         itself = np.arange(len(mode))
         self.left = np.where(self.is_leaf, itself, np.where(swapped, false, true))
         self.right = np.where(self.is_leaf, itself, np.where(swapped, true, false))
+        check()
 
     def places(self, trees: NDArray[np.intp], nodes: NDArray[np.intp]) -> NDArray[np.intp]:
         """Where the nodes of these trees with these ids are listed, both as the attributes name them."""
@@ -177,27 +195,25 @@ def _trees(
     plane: NDArray[np.intp],
     weights: NDArray[np.float32],
     prefix: str,
+    check: Callable[[], None],
 ) -> tuple[Tree, ...]:
     def integers(name: str) -> NDArray[np.intp]:
         return np.array(attributes[name], dtype=np.intp)
 
+    # The root comes first.
+    order = np.argsort(2 * lists.tree + ~_roots(lists, tested), kind="stable")
+    order = order[tested.kept[order]]
+    check()
     leaf = lists.places(integers(f"{prefix}_treeids"), integers(f"{prefix}_nodeids"))
     leaf_tree = lists.tree[leaf]
-    order = np.argsort(lists.tree, kind="stable")
     ends = np.searchsorted(lists.tree[order], np.arange(int(lists.tree.max()) + 2))
     by_tree = np.argsort(leaf_tree, kind="stable")
     leaf_ends = np.searchsorted(leaf_tree[by_tree], np.arange(len(ends)))
-    local = np.empty(len(order), dtype=np.intp)
+    local = np.empty(len(lists.tree), dtype=np.intp)
     trees = []
     for t in range(len(ends) - 1):
+        check()
         nodes = order[ends[t] : ends[t + 1]]
-        nodes = nodes[tested.kept[nodes]]
-        inner = nodes[~lists.is_leaf[nodes]]
-        children = np.concatenate((lists.left[inner], tested.right[inner]))
-        if len(np.unique(children)) != len(children) or not tested.kept[children].all():
-            raise ValueError("no tree; a walk might never end")
-        (root,) = np.setdiff1d(nodes, children)
-        nodes = np.concatenate(([root], nodes[nodes != root]))
         local[nodes] = np.arange(len(nodes))
         voted = by_tree[leaf_ends[t] : leaf_ends[t + 1]]
         by_plane = {}
@@ -217,3 +233,24 @@ def _trees(
             )
         )
     return tuple(trees)
+
+
+def _roots(lists: _Lists, tested: _Tested) -> NDArray[np.bool_]:
+    """Which nodes are roots.
+
+    Raises:
+        ValueError: what hangs on them is not one tree each, so that a walk might never end.
+    """
+    inner = np.flatnonzero(tested.kept & ~lists.is_leaf)
+    parents = np.bincount(np.concatenate((lists.left[inner], tested.right[inner])), minlength=len(lists.tree))
+    roots: NDArray[np.bool_] = tested.kept & (parents == 0)
+    sound = bool((parents <= tested.kept).all() and (np.bincount(lists.tree[roots]) == 1).all())
+    level, reached = np.flatnonzero(roots), 0
+    while sound and len(level):
+        reached += len(level)
+        above = level[~lists.is_leaf[level]]
+        level = np.concatenate((lists.left[above], tested.right[above]))
+        sound = np.array_equal(lists.tree[level], np.tile(lists.tree[above], 2))
+    if not sound or reached != np.count_nonzero(tested.kept):
+        raise ValueError("these nodes make no trees")
+    return roots
