@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from app.errors import Cancelled
 from app.explainers.blackbox import BlackBox
@@ -18,6 +19,7 @@ from app.explainers.tree_ensemble import TreeEnsemble
 from app.explainers.tree_evaluator import TreeEvaluator
 from app.model import Cancellation, TabularModel, load
 from app.model.tree_engine import TreeModel
+from app.model.trees import read_ensemble
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "tables"
 DATA = dict(np.load(FOLDER / "data.npz"))
@@ -189,3 +191,16 @@ def test_lists_that_make_no_trees_are_left_to_the_runtime(mode: bytes) -> None:
     lists["nodes_falsenodeids"][0] = lists["nodes_truenodeids" if mode == b"BRANCH_LEQ" else "nodes_nodeids"][0]
     assert model._cut is None
     assert isinstance(model.evaluator(table("lightgbm-number")), BlackBox)
+
+
+def test_nodes_that_hang_on_no_root_make_no_tree() -> None:
+    """Nodes 1 and 2 are each other's parents: to climb from them would never end."""
+    modes = ["LEAF", "BRANCH_LEQ", "BRANCH_LEQ", "LEAF", "LEAF"]
+    node = helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1, nodes_modes=modes,
+        nodes_treeids=[0] * 5, nodes_nodeids=[0, 1, 2, 3, 4], nodes_featureids=[0, 0, 1, 0, 0], nodes_values=[0.0] * 5,
+        nodes_truenodeids=[0, 2, 1, 0, 0], nodes_falsenodeids=[0, 3, 4, 0, 0],
+        target_treeids=[0] * 3, target_nodeids=[0, 3, 4], target_ids=[0] * 3, target_weights=[1.0, 2.0, 3.0],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no trees"):
+        read_ensemble(node, 2)
