@@ -215,7 +215,7 @@ class _Probe:
         self.types: dict[str, TypeProto] = {}
         self.values: dict[str, Array] = {}
         self.contradictions = 0
-        self._graph = graph
+        self._opset = graph.opset  # not the graph: it would refer to itself, and its weights outlive it
         self._earlier = earlier
         self._imports = list(graph.model.opset_import)
         for name, tensor in graph.initializers.items():
@@ -272,7 +272,7 @@ class _Probe:
             types = self.types if nested else {name: self.types[name] for name in inputs}
             data = {n: numpy_helper.from_array(self.values[n], n) for n in inputs if n in self.values}
             try:
-                schema = defs.get_schema(node.op_type, self._graph.opset[node.domain], node.domain)
+                schema = defs.get_schema(node.op_type, self._opset[node.domain], node.domain)
                 self.types |= shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=self._imports)
             except shape_inference.InferenceError:
                 self.contradictions += 1
@@ -315,7 +315,7 @@ class _Probe:
         sizes = [self.shape(name) for name in node.output if name]
         if any(size is None or math.prod(n if n is not None else SMALL + 1 for n in size) > SMALL for size in sizes):
             return
-        outputs = run_node(node, {name: self.values[name] for name in inputs}, self._graph.opset)
+        outputs = run_node(node, {name: self.values[name] for name in inputs}, self._opset)
         for name, value in zip(node.output, outputs or (), strict=False):
             if name and isinstance(value, np.ndarray | np.generic):
                 self.values[name] = np.asarray(value)
