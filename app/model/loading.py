@@ -32,7 +32,6 @@ DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what the 
 NODES = 100_000  # the largest networks have some ten thousand
 NAME_CHARACTERS = 4096
 _SAME = 1e-2  # of the largest score: what another order of sums and roundings explains
-_COARSELY_SAME = 0.2  # of models that round on their way: half precision, quantised
 _SMALL = 1024  # elements; larger weights are no shapes or axes, and need not travel through checker and converter
 
 
@@ -65,7 +64,6 @@ def load(
     manifest = read_manifest(folder)
     model, digest, rewritten = read_model(file, sha256)
     identity = Identity(name, version, digest)
-    halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     loaded: ImageModel | TabularModel
     if kind_of(Graph(model), manifest) == "image":
         loaded = load_image(
@@ -76,7 +74,7 @@ def load(
     del model
     release_memory()
     if rewritten and isinstance(loaded, ImageModel):
-        _require_same_scores(file, loaded, cancellation, threads, coarse=halves)
+        _require_same_scores(file, loaded, cancellation, threads)
         release_memory()
     return loaded
 
@@ -136,9 +134,7 @@ def parse_model(content: bytes) -> tuple[ModelProto, bool]:
     return ready
 
 
-def _require_same_scores(
-    file: Path, model: ImageModel, cancellation: Cancellation, threads: int, *, coarse: bool
-) -> None:
+def _require_same_scores(file: Path, model: ImageModel, cancellation: Cancellation, threads: int) -> None:
     """Hold a rewritten model's scores against those that the runtime gives for the file as it is, on noise.
 
     An upgrade that means something else would explain another model than the one that was handed over.
@@ -148,7 +144,6 @@ def _require_same_scores(
         model: what was made of it.
         cancellation: stops the runs.
         threads: threads inside one operator.
-        coarse: numbers are rounded on the way, so that scores may differ more.
     """
     (value,), spec, score = model.card.inputs, model.card.image, model.card.score_output
     assert spec is not None
@@ -167,8 +162,7 @@ def _require_same_scores(
     except (ModelRefused, InputRefusedByModel):
         return  # the score got its name only here, or the runtime does not run the file: nothing to compare with
     found = model.predict(x)
-    tolerance = _COARSELY_SAME if coarse or model.card.gradient.straight_through else _SAME
-    if not np.allclose(found, wanted.reshape(found.shape), rtol=0, atol=tolerance * float(np.abs(wanted).max()) + 1e-6):
+    if not np.allclose(found, wanted.reshape(found.shape), rtol=0, atol=_SAME * float(np.abs(wanted).max()) + 1e-6):
         raise ModelRefused(
             f"Upgraded to opset {DIALECT} and optimised by the runtime, the model gives other scores than the file as it is; export "
             f"it again with opset {DIALECT} or newer."
