@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
@@ -321,13 +321,13 @@ def _strips(pixels: NDArray[Any]) -> Iterator[slice]:
 def encode_png(pixels: Pixels) -> bytes:
     """A picture [H, W, 3] or a grey map [H, W] as PNG (ISO/IEC 15948), fast rather than small.
 
-    Each row is stored as its difference to the row above, run-length and Huffman coded: within a fifth of the size that
-    Pillow's level 1 reaches, in a fifth of its time, which would otherwise be longer than the explanation itself.
+    Each row is stored as its difference to the row above, deflated by ISA-L: within a tenth of the size that Pillow's level 1
+    reaches, in an eighth of its time, which would otherwise be longer than the explanation itself.
     """
     height, width = pixels.shape[:2]
     lines = pixels.reshape(height, -1)
     above = np.zeros_like(lines[:1])
-    deflate = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    deflate = isal_zlib.compressobj(1)
     data = []
     for rows in _strips(lines):
         strip = lines[rows]
@@ -339,6 +339,6 @@ def encode_png(pixels: Pixels) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", b"".join((*data, deflate.flush()))), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I4s", len(data), kind) + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+        struct.pack(">I4s", len(data), kind) + data + struct.pack(">I", isal_zlib.crc32(data, isal_zlib.crc32(kind)))
         for kind, data in chunks
     )

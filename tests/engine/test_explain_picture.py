@@ -47,12 +47,12 @@ def pixels(png: bytes | None) -> np.ndarray:
 
 
 def test_a_cancel_is_heard_while_pictures_are_drawn() -> None:
-    """Ten heatmaps of four megapixels each take seconds; what was cancelled ends after the one that is being drawn."""
+    """Six heatmaps of eight megapixels take a second; what was cancelled ends after the one that is being drawn."""
     stream = io.BytesIO()
-    Image.effect_noise((2000, 2000), 60).convert("RGB").save(stream, "PNG", compress_level=1)
+    Image.effect_noise((2800, 2800), 60).convert("RGB").save(stream, "PNG", compress_level=1)
     cancellation = shapes().cancellation
     began = time.monotonic()
-    timer = threading.Timer(0.7, cancellation.cancel)
+    timer = threading.Timer(0.4, cancellation.cancel)
     timer.start()
     try:
         with pytest.raises(Cancelled):
