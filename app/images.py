@@ -228,11 +228,10 @@ def to_tensor(picture: Pixels, spec: ImageSpec) -> tuple[Floats, Geometry]:
         pixels = pixels[..., ::-1]
     channels = pixels.shape[-1]
     tensor = np.empty((1, channels, *geometry.canvas), np.float32)
-    for channel in range(channels):
-        # One table of 256 values does the arithmetic of all pixels, in float32 and in the order of the formula.
-        levels = np.arange(256, dtype=np.float32) / np.float32(spec.scale)
-        levels = (levels - np.float32(spec.mean[channel])) / np.float32(spec.std[channel])
-        levels.take(pixels[..., channel], out=tensor[0, channel])
+    tensor[0] = pixels.transpose(2, 0, 1)
+    tensor /= np.float32(spec.scale)
+    tensor -= np.array(spec.mean[:channels], np.float32).reshape(-1, 1, 1)
+    tensor /= np.array(spec.std[:channels], np.float32).reshape(-1, 1, 1)
     return tensor, geometry
 
 

@@ -22,12 +22,15 @@ class Emitter:
     Attributes:
         graph: the forward graph, for types, shapes and constants.
         dtype: element type that floats take, that of the cotangent at hand.
+        gated: by a forward tensor and its cotangent, which is mostly zeros: makes the same again, for where the tensor is above zero.
+            To shut the gate of a Relu costs less before they are spread out than behind; what is then not used drops out.
     """
 
     def __init__(self, graph: Graph, prefix: str = "gradient") -> None:
         self.graph = graph
         self._prefix = prefix
         self.dtype: int = TensorProto.FLOAT
+        self.gated: dict[tuple[str, str], Callable[[], str]] = {}
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}

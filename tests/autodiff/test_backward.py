@@ -372,6 +372,36 @@ def test_a_clip_from_zero_lets_the_gradient_through_between_its_bounds_and_nowhe
     assert np.array_equal(gradient, np.where((x > 0) & (x < top), g, 0))
 
 
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
+def test_behind_a_relu_a_pool_hands_its_gradient_to_the_first_maximum_and_the_relu_shuts_its_gate(level: str) -> None:
+    """In a window of zeros the first of them has the gradient of the pool, and nothing before the Relu has any."""
+    x = np.array([[[[-1, -2, 3, 3], [-3, -4, 1, -2]]]], np.float32)
+    nodes = [node("Relu", ["x"], ["r"]), node("MaxPool", ["r"], ["y"], kernel_shape=[2, 2], strides=[2, 2])]
+    result = differentiate(graphs.model(nodes, [graphs.value("x", x)], ["y"]), "y", ["x", "r"])
+    options = ort.SessionOptions()
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    session = ort.InferenceSession(result.model.SerializeToString(), options)
+    feeds = {"x": x, "cotangent": np.array([[[[5, 7]]]], np.float32)}
+    before, behind = session.run([result.gradients["x"], result.gradients["r"]], feeds)
+    assert before.tolist() == [[[[0, 0, 7, 0], [0, 0, 0, 0]]]]
+    assert behind.tolist() == [[[[5, 0, 7, 0], [0, 0, 0, 0]]]]
+
+
+def test_a_sum_of_two_relus_is_no_relu_to_the_pool_behind_it() -> None:
+    """Each gate is shut by its own sign; that the sum is above zero opens neither."""
+    a, b = np.array([[[[-1, 2]]]], np.float32), np.array([[[[9, 1]]]], np.float32)
+    nodes = [
+        node("Relu", ["a"], ["p"]),
+        node("Relu", ["b"], ["q"]),
+        node("Add", ["p", "q"], ["s"]),
+        node("MaxPool", ["s"], ["y"], kernel_shape=[1, 2]),
+    ]
+    result = differentiate(graphs.model(nodes, [graphs.value("a", a), graphs.value("b", b)], ["y"]), "y", ["a", "b"])
+    found = values(result.model, {"a": a, "b": b, "cotangent": np.ones((1, 1, 1, 1), np.float32)})
+    assert found[result.gradients["a"]].tolist() == [[[[0, 0]]]]
+    assert found[result.gradients["b"]].tolist() == [[[[1, 0]]]]
+
+
 def test_half_precision_adds_where_windows_overlap() -> None:
     """The runtime has no scatter that adds half precision numbers; a max pool's gradient needs one."""
     x = np.random.default_rng(2).permutation(50).reshape(1, 2, 5, 5).astype(np.float32)

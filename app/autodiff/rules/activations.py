@@ -14,7 +14,8 @@ from app.autodiff.rules.gates import above, below, between, complement, halfway
 def relu(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = max(x, 0);  dx = g where y > 0."""
     (y,) = node.outputs
-    return [above(op, g, y)]
+    gated = op.gated.get((y, g))
+    return [gated() if gated else above(op, g, y)]
 
 
 @vjp("LeakyRelu")

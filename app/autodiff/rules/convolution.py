@@ -92,10 +92,14 @@ def conv(op: Emitter, node: Node, g: str) -> Cotangents:
         rotated = rotate(weights, groups)
         return [op.Conv(g, rotated, pads=begins + ends, dilations=window.dilations, group=groups), *others]
     if weights is not None and groups == 1:
+        if set(window.kernel) == {1} and set(window.strides) != {1}:
+            # The convolution of single places, then nothing but a spreading of these: what is multiplied stays in the fast kernels.
+            ones = np.ones((weights.shape[1], 1, *window.kernel), weights.dtype)
+            return [_transposed(op, node, op.Conv(g, rotate(weights, 1)), window, ones, len(ones)), *others]
         fast = _sub_pixel(op, node, g, window, weights)
         if fast is not None:
             return [fast, *others]
-    return [_transposed(op, node, g, window), *others]
+    return [_transposed(op, node, g, window, node.input(1), groups), *others]
 
 
 def rotate(weights: Array, groups: int) -> Array:
@@ -148,10 +152,10 @@ def _taps(window: Window, axis: int, place: int) -> dict[int, int]:
     return {(first - tap) // stride: tap for tap in range(window.kernel[axis]) if (first - tap) % stride == 0}
 
 
-def _transposed(op: Emitter, node: Node, g: str, window: Window) -> str:
+def _transposed(op: Emitter, node: Node, g: str, window: Window, weights: Array | str, groups: int) -> str:
     """ConvTranspose to the input's exact size. `output_shape` would make the runtime choose pads of its own, so pads are given."""
     sizes = spatial(node)
-    settings = {"strides": window.strides, "dilations": window.dilations, "group": node.attribute("group", 1)}
+    settings = {"strides": window.strides, "dilations": window.dilations, "group": groups}
     if None not in sizes:
         rest = [
             (size + b + e - extent) % s
@@ -161,9 +165,9 @@ def _transposed(op: Emitter, node: Node, g: str, window: Window) -> str:
             if size is not None
         ]
         pads = [*window.begins, *window.ends]
-        return enter_blocks(op, op.ConvTranspose(g, node.input(1), pads=pads, output_padding=rest, **settings), node)
+        return enter_blocks(op, op.ConvTranspose(g, weights, pads=pads, output_padding=rest, **settings), node)
     axes = list(range(2, 2 + len(sizes)))
-    full = op.ConvTranspose(g, node.input(1), **settings)
+    full = op.ConvTranspose(g, weights, **settings)
     size = op.Slice(op.Shape(node.input(0)), [2], [2 + len(sizes)])
     padded = op.Add(size, list(window.begins))
     short = op.Max(op.Sub(padded, op.Slice(op.Shape(full), [2], [2 + len(sizes)])), [0] * len(sizes))

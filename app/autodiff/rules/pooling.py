@@ -10,7 +10,7 @@ from app.autodiff.emit import Emitter
 from app.autodiff.graph import Array, Node
 from app.autodiff.rule import Cotangents, unsupported, vjp
 from app.autodiff.rules.convolution import Window, spatial
-from app.autodiff.rules.gates import stays_blocked
+from app.autodiff.rules.gates import above, stays_blocked
 
 
 @vjp("MaxPool")
@@ -24,8 +24,14 @@ def max_pool(op: Emitter, node: Node, g: str) -> Cotangents:
     settings = {**node.attributes, "storage_order": 0}
     _, places = op.emit("MaxPool", x, outputs=2, **settings)
     zeros = op.ConstantOfShape(op.Reshape(op.Size(x), [1]), value=op.zero())
-    sums = op.ScatterElements(zeros, op.Reshape(places, [-1]), op.Reshape(g, [-1]), axis=0, reduction="add")
-    return [op.Reshape(sums, op.Shape(x))]
+
+    def spread(g: str) -> str:
+        sums = op.ScatterElements(zeros, op.Reshape(places, [-1]), op.Reshape(g, [-1]), axis=0, reduction="add")
+        return op.Reshape(sums, op.Shape(x))
+
+    dx = spread(g)
+    op.gated[x, dx] = lambda: spread(above(op, g, node.outputs[0]))
+    return [dx]
 
 
 @vjp("MaxUnpool")
