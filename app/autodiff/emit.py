@@ -30,7 +30,7 @@ class Emitter:
         self.graph = graph
         self._prefix = prefix
         self.dtype: int = TensorProto.FLOAT
-        self.gated: dict[tuple[str, str], Callable[[], str]] = {}
+        self.gated: dict[tuple[str, str], Callable[[Emitter], str]] = {}
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}

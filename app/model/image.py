@@ -299,6 +299,7 @@ class ImageModel:
         picture = self._picture
         graph = picture.graph
         whole = graph.extract([graph.types[picture.source]], [graph.types[picture.score]], weights)
+        del weights  # each copy that is still held when the runtime makes its own counts towards what a worker must have
         pick_scores(whole, picture.score, keep=True)
         try:
             found = differentiate(whole, PICKED, tensors, COTANGENT)
@@ -307,7 +308,9 @@ class ImageModel:
                 f"{error} So the gradient at the input of model '{self.card.name}' is not known; use gradcam, or a method "
                 "that only runs the model, such as occlusion."
             ) from error
+        del whole
         names = [found.gradients[tensor] for tensor in tensors]
         gradients = [value for value in found.model.graph.output if value.name in names]
         model = trim(found.model, [graph.types[picture.score], *gradients])
+        del found
         return Session(model, self.cancellation, self._threads), names

@@ -15,7 +15,7 @@ def relu(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = max(x, 0);  dx = g where y > 0."""
     (y,) = node.outputs
     gated = op.gated.get((y, g))
-    return [gated() if gated else above(op, g, y)]
+    return [gated(op) if gated else above(op, g, y)]
 
 
 @vjp("LeakyRelu")

@@ -25,12 +25,12 @@ def max_pool(op: Emitter, node: Node, g: str) -> Cotangents:
     _, places = op.emit("MaxPool", x, outputs=2, **settings)
     zeros = op.ConstantOfShape(op.Reshape(op.Size(x), [1]), value=op.zero())
 
-    def spread(g: str) -> str:
+    def spread(op: Emitter, g: str) -> str:
         sums = op.ScatterElements(zeros, op.Reshape(places, [-1]), op.Reshape(g, [-1]), axis=0, reduction="add")
         return op.Reshape(sums, op.Shape(x))
 
-    dx = spread(g)
-    op.gated[x, dx] = lambda: spread(above(op, g, node.outputs[0]))
+    dx = spread(op, g)
+    op.gated[x, dx] = lambda op: spread(op, above(op, g, node.outputs[0]))
     return [dx]
 
 
