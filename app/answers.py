@@ -1,4 +1,7 @@
-"""Answers as documents: the JSON of an explanation, and the CSV of a table's importances. HTTP and command line share them."""
+"""Answers as documents: the JSON of an explanation, and the CSV of a table's importances. HTTP and command line share them.
+
+Facts stand in them as the dataclasses that they are, which orjson writes as objects.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import base64
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from app.engine.task import Heatmap, ModelRef, PictureExplanation, Predictions, TableExplanation
@@ -19,9 +21,9 @@ def picture_document(ref: ModelRef, method: str, answer: PictureExplanation, tim
     return {
         "model": used(ref),
         "method": method,
-        "predictions": [asdict(prediction) for prediction in answer.predictions],
+        "predictions": answer.predictions,
         "explanations": [_target(heatmap) for heatmap in answer.explanations],
-        "gradient": asdict(answer.gradient),
+        "gradient": answer.gradient,
         "warnings": answer.warnings,
         "timings_ms": timings_ms,
     }
@@ -59,7 +61,7 @@ def used(ref: ModelRef) -> dict[str, str]:
 
 def _target(heatmap: Heatmap) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "target": asdict(heatmap.target),
+        "target": heatmap.target,
         "layer": None if heatmap.layer_name is None else {"name": heatmap.layer_name, "shape": heatmap.layer_shape},
         "heatmap": base64.b64encode(heatmap.heatmap or b"").decode(),
         "overlay": base64.b64encode(heatmap.overlay or b"").decode(),

@@ -43,6 +43,9 @@ def configure(level: str, *, json: bool) -> None:
     """Send all logs to stderr in one format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if json else TextFormatter("%(levelname)s %(name)s: %(message)s"))
+    # No line says from where, by which thread or process it was written, so none of that is looked up (logging HOWTO, "Optimization").
+    logging._srcfile = None  # noqa: SLF001
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # What every request logs is said by the access line, with more in it.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

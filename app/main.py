@@ -72,6 +72,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         # A task's answer is made in a worker and sent as it is: FastAPI neither validates nor copies it.
         strict_content_type=False,
+        # `Observe` and `Tracer` tell what there is to tell; FastAPI would look for exporters of its own at every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
     for router in (models.router, methods.router, explanations.router, health.router, metrics.router):

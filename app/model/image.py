@@ -299,7 +299,8 @@ class ImageModel:
         picture = self._picture
         graph = picture.graph
         whole = graph.extract([graph.types[picture.source]], [graph.types[picture.score]], weights)
-        del weights  # each copy that is still held when the runtime makes its own counts towards what a worker must have
+        # Each copy that is still held when the runtime makes its own counts towards what a worker must have.
+        del weights
         pick_scores(whole, picture.score, keep=True)
         try:
             found = differentiate(whole, PICKED, tensors, COTANGENT)
