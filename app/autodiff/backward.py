@@ -14,6 +14,7 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from app.autodiff import rules as _rules  # noqa: F401 - fills the table
+from app.autodiff.composites import composed
 from app.autodiff.emit import Emitter
 from app.autodiff.graph import FLOATS, Graph, Node, captured
 from app.autodiff.lowering import lower
@@ -66,6 +67,7 @@ def differentiate(
     """
     graph, path = _prepare(model, output, wrt)
     _require_rules(graph, path, output)
+    path = composed(graph, path, {output, *wrt})
     op = Emitter(graph)
     arrived: dict[str, list[str]] = {output: [cotangent]}
     on_path = {name for node in path for name, wanted in zip(node.inputs, node.wanted, strict=True) if wanted}

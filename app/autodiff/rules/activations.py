@@ -131,8 +131,10 @@ def swish(op: Emitter, node: Node, g: str) -> Cotangents:
     """y = x s with s = sigmoid(a x);  dx = g (s + a y (1 - s))."""
     (x,), (y,) = node.inputs, node.outputs
     alpha = float(node.attribute("alpha", 1.0))
-    s = op.Sigmoid(op.Mul(x, alpha))
-    return [op.Mul(g, op.Add(s, op.Mul(op.Mul(y, alpha), complement(op, s))))]
+    if alpha != 1:
+        x, y = op.Mul(x, alpha), op.Mul(y, alpha)
+    s = op.Sigmoid(x)
+    return [op.Mul(g, op.Add(s, op.Mul(y, complement(op, s))))]
 
 
 @vjp("Gelu")
