@@ -7,6 +7,7 @@ import ctypes
 import gc
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import onnx
 import onnxruntime as ort
 
 from app.errors import Cancelled, InputRefusedByModel, InputTooLarge, ModelRefused
+
+_NO_HUGE_PAGE = 15  # MADV_NOHUGEPAGE of madvise(2)
 
 ort.set_default_logger_severity(4)  # what goes wrong is raised; the log would only repeat it, with paths
 
@@ -182,7 +185,15 @@ def release_memory() -> None:
     """
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call, and need none
-        ctypes.CDLL(None).malloc_trim(0)
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        # What lies in pages of 2 MiB stays there. Left to itself, the kernel would minutes later put the rest into such pages, too,
+        # and fill the holes that were just given back.
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            extent, rights, *_, last = line.split()
+            if rights == "rw-p" and last in ("0", "[heap]"):
+                start, end = (int(address, 16) for address in extent.split("-"))
+                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _NO_HUGE_PAGE)
 
 
 def _sentence(error: Exception) -> str:
