@@ -1,6 +1,7 @@
-"""Activations that exporters write in several operators, seen as the one that they are: their gradient takes half as many passes.
+"""Activations that exporters write in several operators, seen as the one that they are.
 
-Only the way back changes: the forward nodes stay as they are, and the runtime fuses them as it would in the model itself.
+Only the way back changes. It reads what goes in and what comes out, no longer what lies between; so the runtime fuses the forward nodes
+as it would in the model itself, where the rules of the parts would keep each of them.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 
 from onnx import helper
 
-from app.autodiff.graph import Graph, Node, captured
+from app.autodiff.graph import Array, Graph, Node, captured
 
-_CLOSE = 1e-3  # relative; half precision writes the root of 2 as 1.4141
+_CLOSE = 2e-4  # relative; half precision writes the root of 2 as 1.4141
 
 
 def composed(graph: Graph, path: Sequence[Node], kept: Collection[str]) -> list[Node]:
@@ -29,7 +30,8 @@ def composed(graph: Graph, path: Sequence[Node], kept: Collection[str]) -> list[
     reads.update(value.name for value in graph.model.graph.output)
     hidden = {name for name, count in reads.items() if count == 1 and name not in kept}
     around = _Around(
-        {node.outputs[0]: node for node in path}, {name: node for node in path for name in node.inputs}, hidden
+        {node.outputs[0]: node for node in path if node.outputs[0] in hidden},
+        {name: node for node in path for name in node.inputs if name in hidden},
     )
     replaced: dict[int, Node | None] = {}
     for node in path:
@@ -45,11 +47,10 @@ def composed(graph: Graph, path: Sequence[Node], kept: Collection[str]) -> list[
 
 @dataclass(frozen=True)
 class _Around:
-    """Where a node of the path stands: who makes a tensor, who reads it, and which have no other reader."""
+    """Of every tensor that one node alone reads: who makes it, and who reads it."""
 
     makers: Mapping[str, Node]
     readers: Mapping[str, Node]
-    hidden: Collection[str]
 
 
 _Spelled = tuple[str, list[Node]]  # what goes in, and the nodes, the last of which makes what comes out
@@ -59,36 +60,35 @@ def _swish(sigmoid: Node, around: _Around) -> _Spelled | None:
     """x sigmoid(x)."""
     x, s = sigmoid.input(0), sigmoid.outputs[0]
     product = around.readers.get(s)
-    if s not in around.hidden or product is None or product.operator != "Mul" or {*product.inputs} != {x, s}:
+    if product is None or product.operator != "Mul" or {*product.inputs} != {x, s}:
         return None
     return x, [sigmoid, product]
 
 
 def _gelu(erf: Node, around: _Around) -> _Spelled | None:
     """x (1 + erf(x / sqrt 2)) / 2, the factors in any order."""
-    scaled = around.makers.get(erf.input(0))
-    x = _operand(scaled, 1 / math.sqrt(2))
-    if scaled is None or not x:
+    scaled, one_more = around.makers.get(erf.input(0)), around.readers.get(erf.outputs[0])
+    x = _multiplied(scaled, 1 / math.sqrt(2))
+    if scaled is None or one_more is None or not x:
         return None
-    members, missing = [scaled, erf], {"one", "x", "half"}
+    if one_more.operator != "Add" or not any(_is(one_more.constant(index), 1.0) for index in (0, 1)):
+        return None
+    members, missing = [scaled, erf, one_more], {"x", "half"}
     while missing:
         value = members[-1].outputs[0]
         node = around.readers.get(value)
-        if node is None or not {value, scaled.outputs[0]} <= set(around.hidden):
+        if node is None:
             return None
-        others = [name for name in node.inputs if name != value]
-        half = around.makers.get(others[0]) if others else None
-        if "one" in missing:
-            found = {"one"} if node.operator == "Add" and _number(node) == 1 else set()
-        elif _operand(node, 0.5) == value:
+        other = next((name for name in node.inputs if name != value), "")
+        half = around.makers.get(other)
+        found: set[str] = set()
+        if _multiplied(node, 0.5) == value:
             found = {"half"}
-        elif node.operator == "Mul" and others == [x]:
+        elif node.operator == "Mul" and other == x:
             found = {"x"}
-        elif node.operator == "Mul" and half and others[0] in around.hidden and _operand(half, 0.5) == x:
+        elif node.operator == "Mul" and half and _multiplied(half, 0.5) == x:
             found = {"x", "half"}
             members.insert(0, half)
-        else:
-            return None
         if not found or not found <= missing:
             return None
         missing -= found
@@ -96,25 +96,20 @@ def _gelu(erf: Node, around: _Around) -> _Spelled | None:
     return x, members
 
 
-def _operand(node: Node | None, factor: float) -> str:
-    """What the node multiplies by this number, which it may do by dividing; empty if it does something else."""
-    number = None if node is None else _number(node)
-    if node is None or not number or node.operator not in ("Mul", "Div"):
+def _multiplied(node: Node | None, factor: float) -> str:
+    """What the node multiplies by this number, be it by dividing; empty if it does something else."""
+    if node is None or node.operator not in ("Mul", "Div"):
         return ""
-    if node.operator == "Div" and node.constant(1) is None:
-        return ""
-    given = number if node.operator == "Mul" else 1 / number
-    if abs(given - factor) > _CLOSE * factor:
-        return ""
-    return next(name for index, name in enumerate(node.inputs) if node.constant(index) is None)
+    if node.operator == "Div":
+        return node.input(0) if _is(node.constant(1), 1 / factor) else ""
+    return next((node.input(1 - index) for index in (0, 1) if _is(node.constant(index), factor)), "")
 
 
-def _number(node: Node) -> float | None:
-    """The one operand of two that is a fixed number and makes the other no larger."""
-    constants = [value for index in range(len(node.inputs)) if (value := node.constant(index)) is not None]
-    if len(node.inputs) != 2 or len(constants) != 1 or constants[0].size != 1:
-        return None
-    return float(constants[0].item()) if constants[0].ndim <= 1 else None
+def _is(operand: Array | None, number: float) -> bool:
+    """Whether an operand is fixed, and this number, and leaves the other operand its shape."""
+    if operand is None or operand.size != 1 or operand.ndim > 1:
+        return False
+    return math.isclose(float(operand.item()), number, rel_tol=_CLOSE)
 
 
 _SPELLINGS = {"Sigmoid": ("Swish", _swish), "Erf": ("Gelu", _gelu)}
