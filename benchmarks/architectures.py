@@ -20,9 +20,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from app.autodiff import differentiate, normalise
-from app.autodiff.graph import Graph
-from app.errors import ExplainError
+from onnxplain.autodiff import differentiate, normalise
+from onnxplain.autodiff.graph import Graph
+from onnxplain.errors import ExplainError
 
 Array = NDArray[np.float64]
 

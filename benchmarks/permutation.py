@@ -30,10 +30,10 @@ from heatmaps import write_section
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.inspection import permutation_importance
 
-from app.explainers.metrics import METRICS, Truth
-from app.explainers.permutation import Measure, Plan, Shuffles, importance
-from app.explainers.table import Table
-from app.model import Cancellation, TabularModel, load
+from onnxplain.explainers.metrics import METRICS, Truth
+from onnxplain.explainers.permutation import Measure, Plan, Shuffles, importance
+from onnxplain.explainers.table import Table
+from onnxplain.model import Cancellation, TabularModel, load
 
 ROWS, REPEATS = 5_000, 5
 SHARE = 0.05  # of the columns that slow contestants do

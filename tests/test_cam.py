@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.explainers import cam
+from onnxplain.explainers import cam
 
 VECTORS = np.load(Path(__file__).parent / "vectors" / "heatmaps.npz")
 FORMULAS = {

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from app.cards import GradientFact, Layer, ModelCard
-from app.cli.check import _facts, manifest
-from app.cli.terminal import bar, safe
-from app.cli.work import find, run
-from app.engine.task import ExplainTask
-from app.errors import ModelNotFound
-from app.model.manifest import parse_manifest
-from app.settings import Settings
 from tests.conftest import DEMO_MODELS, ROOT
+
+from onnxplain.cards import GradientFact, Layer, ModelCard
+from onnxplain.cli.check import _facts, manifest
+from onnxplain.cli.terminal import bar, safe
+from onnxplain.cli.work import find, run
+from onnxplain.engine.task import ExplainTask
+from onnxplain.errors import ModelNotFound
+from onnxplain.model.manifest import parse_manifest
+from onnxplain.settings import Settings
 
 STAR = DEMO_MODELS / "shapes" / "samples" / "star.jpg"
 

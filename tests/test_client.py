@@ -15,9 +15,9 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-
-from app.client import AsyncClient, Client, ServiceError
 from tests.conftest import DEMO_MODELS
+
+from onnxplain.client import AsyncClient, Client, ServiceError
 
 PICTURE = DEMO_MODELS / "shapes" / "samples" / "heart-and-triangle.png"
 TABLE = DEMO_MODELS / "diabetes" / "samples" / "test.csv"

@@ -15,86 +15,121 @@ from pathlib import Path
 import pytest
 from cogapp import Cog
 
-from app import errors
-from app.api.problems import STATUS, documented
-from app.autodiff import RULES, ZERO_DERIVATIVE
-from app.methods import METHODS
-from app.options import Options, schemas
-from app.settings import PREFIX, Settings
+from onnxplain import errors
+from onnxplain.api.problems import STATUS, documented
+from onnxplain.autodiff import RULES, ZERO_DERIVATIVE
+from onnxplain.methods import METHODS
+from onnxplain.options import Options, schemas
+from onnxplain.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "app" / "onnxplain"
 
 # What anybody may know: names, facts and limits, without any work behind them.
-FACTS = {"app", "app.errors", "app.cards", "app.methods", "app.options", "app.pricing"}
+FACTS = {
+    "onnxplain",
+    "onnxplain.errors",
+    "onnxplain.cards",
+    "onnxplain.methods",
+    "onnxplain.options",
+    "onnxplain.pricing",
+}
 
 # What the modules may import that run in a worker, where native libraries may crash.
-WORKER_SIDE = {"app.engine", "app.logs", "app.model", "app.explainers", "app.images", "app.tables", "app.strict_json"}
+WORKER_SIDE = {
+    "onnxplain.engine",
+    "onnxplain.logs",
+    "onnxplain.model",
+    "onnxplain.explainers",
+    "onnxplain.images",
+    "onnxplain.tables",
+    "onnxplain.strict_json",
+}
 
 # Module or package -> what it may import of ours besides the facts and itself; the longest prefix counts.
 ARROWS: dict[str, set[str]] = {
-    "app": set(),
-    "app.errors": set(),
-    "app.cards": set(),
-    "app.option_kinds": set(),
-    "app.options": {"app.option_kinds"},
-    "app.methods": set(),
-    "app.pricing": set(),
-    "app.strict_json": set(),
-    "app.settings": set(),
-    "app.main": {
-        "app.settings",
-        "app.api",
-        "app.registry",
-        "app.store",
-        "app.cache",
-        "app.engine.pool",
-        "app.engine.task",
+    "onnxplain": set(),
+    "onnxplain.errors": set(),
+    "onnxplain.cards": set(),
+    "onnxplain.option_kinds": set(),
+    "onnxplain.options": {"onnxplain.option_kinds"},
+    "onnxplain.methods": set(),
+    "onnxplain.pricing": set(),
+    "onnxplain.strict_json": set(),
+    "onnxplain.settings": set(),
+    "onnxplain.main": {
+        "onnxplain.settings",
+        "onnxplain.api",
+        "onnxplain.registry",
+        "onnxplain.store",
+        "onnxplain.cache",
+        "onnxplain.engine.pool",
+        "onnxplain.engine.task",
     },
-    "app.protocol": set(),
-    "app.server": {"app.protocol", "app.main", "app.settings", "app.api", "app.logs"},
-    "app.cli": {"app.server", "app.settings", "app.engine.pool", "app.engine.task", "app.answers"},
-    "app.client": set(),
-    "app.answers": {"app.engine.task"},
-    "app.logs": set(),
-    "app.cache": {"app.engine.task"},
-    "app.api": {"app.settings", "app.registry", "app.answers", "app.cache", "app.engine.pool", "app.engine.task"},
-    "app.registry": {"app.engine.pool", "app.engine.task", "app.store"},
-    "app.store": {"app.engine.task"},
-    "app.engine": {"app.engine.task"},
-    "app.engine.worker": WORKER_SIDE,
-    "app.engine.explain_picture": WORKER_SIDE,
-    "app.engine.picture_maps": WORKER_SIDE,
-    "app.engine.explain_table": WORKER_SIDE,
-    "app.engine.table_labels": WORKER_SIDE,
-    "app.engine.table_warnings": WORKER_SIDE,
-    "app.model": {"app.autodiff", "app.explainers"},
-    "app.autodiff": set(),
-    "app.explainers": set(),
-    "app.images": {"app.picture_file", "app.colormaps"},
-    "app.picture_file": set(),
-    "app.colormaps": set(),
-    "app.tables": {"app.strict_json"},
+    "onnxplain.protocol": set(),
+    "onnxplain.server": {
+        "onnxplain.protocol",
+        "onnxplain.main",
+        "onnxplain.settings",
+        "onnxplain.api",
+        "onnxplain.logs",
+    },
+    "onnxplain.cli": {
+        "onnxplain.server",
+        "onnxplain.settings",
+        "onnxplain.engine.pool",
+        "onnxplain.engine.task",
+        "onnxplain.answers",
+    },
+    "onnxplain.client": set(),
+    "onnxplain.answers": {"onnxplain.engine.task"},
+    "onnxplain.logs": set(),
+    "onnxplain.cache": {"onnxplain.engine.task"},
+    "onnxplain.api": {
+        "onnxplain.settings",
+        "onnxplain.registry",
+        "onnxplain.answers",
+        "onnxplain.cache",
+        "onnxplain.engine.pool",
+        "onnxplain.engine.task",
+    },
+    "onnxplain.registry": {"onnxplain.engine.pool", "onnxplain.engine.task", "onnxplain.store"},
+    "onnxplain.store": {"onnxplain.engine.task"},
+    "onnxplain.engine": {"onnxplain.engine.task"},
+    "onnxplain.engine.worker": WORKER_SIDE,
+    "onnxplain.engine.explain_picture": WORKER_SIDE,
+    "onnxplain.engine.picture_maps": WORKER_SIDE,
+    "onnxplain.engine.explain_table": WORKER_SIDE,
+    "onnxplain.engine.table_labels": WORKER_SIDE,
+    "onnxplain.engine.table_warnings": WORKER_SIDE,
+    "onnxplain.model": {"onnxplain.autodiff", "onnxplain.explainers"},
+    "onnxplain.autodiff": set(),
+    "onnxplain.explainers": set(),
+    "onnxplain.images": {"onnxplain.picture_file", "onnxplain.colormaps"},
+    "onnxplain.picture_file": set(),
+    "onnxplain.colormaps": set(),
+    "onnxplain.tables": {"onnxplain.strict_json"},
 }
 
 # Third-party packages with one home each.
 HOMES: dict[str, tuple[str, ...]] = {
-    "fastapi": ("app.main", "app.server", "app.protocol", "app.api"),
-    "starlette": ("app.main", "app.server", "app.protocol", "app.api"),
-    "uvicorn": ("app.server", "app.protocol"),
-    "prometheus_client": ("app.api.metrics",),
-    "opentelemetry": ("app.api.tracing",),
-    "onnxruntime": ("app.model",),
-    "onnx": ("app.model", "app.autodiff"),
-    "PIL": ("app.images", "app.client.answers"),
-    "httpx": ("app.client",),
-    "click": ("app.cli",),
-    "pandas": ("app.client",),
+    "fastapi": ("onnxplain.main", "onnxplain.server", "onnxplain.protocol", "onnxplain.api"),
+    "starlette": ("onnxplain.main", "onnxplain.server", "onnxplain.protocol", "onnxplain.api"),
+    "uvicorn": ("onnxplain.server", "onnxplain.protocol"),
+    "prometheus_client": ("onnxplain.api.metrics",),
+    "opentelemetry": ("onnxplain.api.tracing",),
+    "onnxruntime": ("onnxplain.model",),
+    "onnx": ("onnxplain.model", "onnxplain.autodiff"),
+    "PIL": ("onnxplain.images", "onnxplain.client.answers"),
+    "httpx": ("onnxplain.client",),
+    "click": ("onnxplain.cli",),
+    "pandas": ("onnxplain.client",),
 }
 
 
 def _modules() -> Iterator[tuple[str, Path]]:
-    for file in sorted((ROOT / "app").rglob("*.py")):
-        parts = file.relative_to(ROOT).with_suffix("").parts
+    for file in sorted(SOURCE.rglob("*.py")):
+        parts = file.relative_to(SOURCE.parent).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
 
 
@@ -123,8 +158,8 @@ def _row(module: str) -> str:
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
     row = _row(module)
-    assert row != "app" or module == "app", f"{module} has no row in ARROWS: say what it may import"
-    ours = {name for name in _imports(MODULES[module]) if _within(name, ("app",))}
+    assert row != "onnxplain" or module == "onnxplain", f"{module} has no row in ARROWS: say what it may import"
+    ours = {name for name in _imports(MODULES[module]) if _within(name, ("onnxplain",))}
     forbidden = {name for name in ours if name not in FACTS and not _within(name, ARROWS[row] | {row})}
     assert not forbidden
 
@@ -140,7 +175,7 @@ def test_rows_name_modules_that_exist() -> None:
     assert not named - set(MODULES)
 
 
-@pytest.mark.parametrize("module", ["app.main", "app.server", "app.cli", "app.client"])
+@pytest.mark.parametrize("module", ["onnxplain.main", "onnxplain.server", "onnxplain.cli", "onnxplain.client"])
 def test_the_web_process_holds_no_native_model_or_picture_library(module: str) -> None:
     """A picture, a table or a model file can kill a native library; that may cost one answer, never the service."""
     program = f"import sys, {module}; print(*sys.modules)"
@@ -150,7 +185,7 @@ def test_the_web_process_holds_no_native_model_or_picture_library(module: str) -
 
 def test_importing_the_application_creates_none() -> None:
     """Neither settings nor an application exist until somebody asks for them."""
-    program = "import app.main; print(any(type(value).__name__ in ('FastAPI', 'Settings') for value in vars(app.main).values()))"
+    program = "import onnxplain.main; print(any(type(value).__name__ in ('FastAPI', 'Settings') for value in vars(onnxplain.main).values()))"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "False"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.conftest import DEMO_MODELS
 
 STAR = DEMO_MODELS / "shapes" / "samples" / "star.jpg"

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from app import images
-from app.engine.explain_picture import explain_picture
-from app.engine.task import ExplainTask, ModelRef
-from app.model import Cancellation, load
 from models.shapes.generate import CLASSES, pictures
+
+from onnxplain import images
+from onnxplain.engine.explain_picture import explain_picture
+from onnxplain.engine.task import ExplainTask, ModelRef
+from onnxplain.model import Cancellation, load
 
 MODELS = Path(__file__).parent.parent / "models"
 FRESH_SEED = 31_415  # of pictures that no training saw

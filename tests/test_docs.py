@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 import yaml
 from cogapp import Cog
-
-from app.main import create_app
-from app.model.manifest import parse_manifest
-from app.settings import PREFIX, Settings
 from tests.conftest import DEMO_MODELS, ROOT, Service, running
+
+from onnxplain.main import create_app
+from onnxplain.model.manifest import parse_manifest
+from onnxplain.settings import PREFIX, Settings
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(

@@ -13,7 +13,6 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 from PIL import Image
-
 from tests.conftest import DEMO_MODELS, Service
 
 SHAPES = DEMO_MODELS / "shapes" / "samples"

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
-from app import images
-from app.cards import ImageSpec
-from app.colormaps import table
-from app.errors import BadPicture, ExplainError, InputTooLarge, MalformedInput, UnsupportedMediaType
 from tests.hostile_pictures import chunk, exif, hostile, png, saved, scene, with_exif
+
+from onnxplain import images
+from onnxplain.cards import ImageSpec
+from onnxplain.colormaps import table
+from onnxplain.errors import BadPicture, ExplainError, InputTooLarge, MalformedInput, UnsupportedMediaType
 
 # What EXIF 2.3 says of each orientation, as the turn from stored to upright.
 UPRIGHT = {
@@ -278,8 +278,8 @@ def test_hostile_pictures_leave_the_memory_as_it_was():
     """The peak of a fresh process over all of them, bombs included, is at most 64 MB above its own start."""
     script = """
 from pathlib import Path
-from app import images
-from app.errors import ExplainError
+from onnxplain import images
+from onnxplain.errors import ExplainError
 from tests.hostile_pictures import hostile, saved, scene
 def megabytes(name):
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from app.main import create_app
-from app.methods import METHODS
-from app.settings import Settings
+from onnxplain.main import create_app
+from onnxplain.methods import METHODS
+from onnxplain.settings import Settings
 
 DOCUMENT: dict[str, Any] = create_app(Settings()).openapi()
 OPERATIONS = {

@@ -7,9 +7,17 @@ import sys
 
 import pytest
 
-from app.errors import BadParameter
-from app.methods import METHODS
-from app.options import PermutationBody, PermutationOptions, PictureOptions, RiseOptions, checked, from_texts, schemas
+from onnxplain.errors import BadParameter
+from onnxplain.methods import METHODS
+from onnxplain.options import (
+    PermutationBody,
+    PermutationOptions,
+    PictureOptions,
+    RiseOptions,
+    checked,
+    from_texts,
+    schemas,
+)
 
 
 @pytest.mark.parametrize(("text", "value"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("300", 300)])
@@ -92,5 +100,5 @@ def test_every_default_is_what_its_own_schema_allows(name):
 
 def test_a_worker_does_without_pydantic():
     """It costs every worker 9 MB, and the web process alone needs it."""
-    code = "import sys, app.engine.worker; sys.exit('pydantic' in sys.modules)"
+    code = "import sys, onnxplain.engine.worker; sys.exit('pydantic' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

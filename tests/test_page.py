@@ -12,11 +12,11 @@ from typing import get_args
 import numpy as np
 import pytest
 from PIL import Image
-
-from app import colormaps, images
-from app.options import Colormap
 from tests.conftest import DEMO_MODELS, Service, running
 from tests.hostile_pictures import saved, scene
+
+from onnxplain import colormaps, images
+from onnxplain.options import Colormap
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api")

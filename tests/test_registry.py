@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-
-from app.engine.pool import Pool, PoolLimits
-from app.engine.task import ExplainTask
-from app.errors import ModelNotFound, ModelRefused, ModelUnavailable
-from app.registry import Registry
 from tests import graphs
 from tests.api.test_uploads import linear
+
+from onnxplain.engine.pool import Pool, PoolLimits
+from onnxplain.engine.task import ExplainTask
+from onnxplain.errors import ModelNotFound, ModelRefused, ModelUnavailable
+from onnxplain.registry import Registry
 
 
 def with_registry(folder: Path, scenario: Callable[[Registry, Pool], Awaitable[None]]) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 import httpx
 import onnx
 import pytest
-
-from app.server import refuse_open_door
-from app.settings import Settings
 from tests import graphs
 from tests.conftest import DEMO_MODELS, Service, eventually, running
 from tests.soak.load import resident
+
+from onnxplain.server import refuse_open_door
+from onnxplain.settings import Settings
 
 HEADERS_S = 1.0
 BODY_S = 1.5

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import MalformedInput
-from app.strict_json import loads
+from onnxplain.errors import MalformedInput
+from onnxplain.strict_json import loads
 
 VALUES = st.recursive(
     st.none()

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from app.main import create_app
 from tests.conftest import Service
+
+from onnxplain.main import create_app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OPERATIONS = sum(map(len, create_app().openapi()["paths"].values()))

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.cards import Feature
-from app.errors import BadTable, InputTooLarge, MalformedInput, UnsupportedMediaType
-from app.tables import Decoded, read
+from onnxplain.cards import Feature
+from onnxplain.errors import BadTable, InputTooLarge, MalformedInput, UnsupportedMediaType
+from onnxplain.tables import Decoded, read
 
 AB = [[Feature("a", "float32"), Feature("b", "float32")]]
 TYPED = [[Feature("n", "int64")], [Feature("x", "float32")], [Feature("t", "string")], [Feature("f", "bool")]]
@@ -146,8 +146,8 @@ def test_rows_may_hold_brackets_and_quotes_in_texts() -> None:
 
 
 def test_large_tables_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.tables.json_rows._CHUNK", 50)
-    monkeypatch.setattr("app.tables.csv_rows._CHUNK", 50)
+    monkeypatch.setattr("onnxplain.tables.json_rows._CHUNK", 50)
+    monkeypatch.setattr("onnxplain.tables.csv_rows._CHUNK", 50)
     rows = np.random.default_rng(0).normal(size=(200, 2))
     objects = [{"a": a, "b": b} for a, b in rows.tolist()]
     text = "a,b\n" + "\n".join(f"{a!r},{b!r}" for a, b in rows.tolist())

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from app.cli.work import find, run
-from app.engine.task import ExplainTask, PictureExplanation
-from app.methods import METHODS
-from app.settings import Settings
+from onnxplain.cli.work import find, run
+from onnxplain.engine.task import ExplainTask, PictureExplanation
+from onnxplain.methods import METHODS
+from onnxplain.settings import Settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-
 from tests.conftest import running
 
 HERE = Path(__file__).parent

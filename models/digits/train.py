@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from models.export import export
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
-
-from models.export import export
 
 HERE = Path(__file__).parent
 SIZE = 48

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from models.export import export
+from models.shapes.generate import CLASSES, SIZE, Picture, pictures
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-
-from models.export import export
-from models.shapes.generate import CLASSES, SIZE, Picture, pictures
 
 HERE = Path(__file__).parent
 MEAN, STD = 0.5, 0.25

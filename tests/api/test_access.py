@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterator
 
 import pytest
-
-from app.settings import Settings
 from tests.conftest import Service, running
+
+from onnxplain.settings import Settings
 
 KEY, OTHER, ADMIN = "caller-key-0123456789", "second-key-0123456789", "admin-key-0123456789"
 

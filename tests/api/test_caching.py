@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import httpx
 import pytest
-
-from app.cache import Answer, ResultCache
 from tests.conftest import DEMO_MODELS, Service
+
+from onnxplain.cache import Answer, ResultCache
 
 SAMPLES = DEMO_MODELS / "digits" / "samples"
 ROUTE = "/v1/models/digits/explanations/gradcam"

@@ -12,7 +12,6 @@ import time
 import httpx
 import pytest
 from PIL import Image
-
 from tests.conftest import DEMO_MODELS, Service, eventually
 
 DIGIT = (DEMO_MODELS / "digits" / "samples" / "7.png").read_bytes()

@@ -6,7 +6,6 @@ import numpy as np
 import onnxruntime
 import pytest
 from PIL import Image
-
 from tests.conftest import DEMO_MODELS, Service
 
 SAMPLE = DEMO_MODELS / "shapes" / "samples" / "heart-and-triangle.png"

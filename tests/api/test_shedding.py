@@ -12,7 +12,6 @@ from contextlib import closing, contextmanager
 import httpx
 import onnx
 import pytest
-
 from tests import graphs
 from tests.conftest import DEMO_MODELS, Service, eventually, running
 from tests.soak.load import metric

@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-
 from tests.conftest import DEMO_MODELS, Service, eventually, running
 
 pytest.importorskip("opentelemetry.sdk")

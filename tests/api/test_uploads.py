@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-
 from tests import graphs
 from tests.conftest import Service, eventually, running
 

@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
-
-from app.autodiff import MissingRule, differentiate, missing_rules
-from app.errors import UnsupportedOperator
 from tests import graphs
 from tests.graphs import Array, node
+
+from onnxplain.autodiff import MissingRule, differentiate, missing_rules
+from onnxplain.errors import UnsupportedOperator
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import onnx
 import pytest
-
-from app.autodiff import differentiate
 from tests import graphs
 from tests.autodiff.test_backward import values
 from tests.graphs import Array, node
+
+from onnxplain.autodiff import differentiate
 
 X = np.array([[-6.0, -1.5, -0.1, 0.0, 0.3, 1.0, 7.0]], np.float32)
 CONSTANTS = {

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-
-from app.autodiff import differentiate
-from app.errors import UnsupportedOperator
 from tests import graphs
 from tests.graphs import Array, node
+
+from onnxplain.autodiff import differentiate
+from onnxplain.errors import UnsupportedOperator
 
 ORDINARY = hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 SOAK = hypothesis.settings(max_examples=500, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))

@@ -9,11 +9,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
-
-from app.autodiff import differentiate, missing_rules, normalise
-from app.autodiff.lowering import in_own_domain
 from tests import graphs
 from tests.graphs import Array, node
+
+from onnxplain.autodiff import differentiate, missing_rules, normalise
+from onnxplain.autodiff.lowering import in_own_domain
 
 RANDOM = np.random.default_rng(11)
 X = RANDOM.standard_normal((2, 4, 6, 6)).astype(np.float32)

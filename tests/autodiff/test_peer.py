@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import onnx_ad
 import pytest
-
-from app.autodiff import differentiate
 from tests.autodiff.test_rules import CASES, Case, build, run
+
+from onnxplain.autodiff import differentiate
 
 REFUSED = (NotImplementedError, ValueError, KeyError, onnx_ad.UnsupportedOperator)
 

@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
-
-from app.autodiff import MissingRule, differentiate, missing_rules
 from tests import graphs
 from tests.graphs import Array, node
+
+from onnxplain.autodiff import MissingRule, differentiate, missing_rules
 
 RANDOM = np.random.default_rng(5)
 STEPS, PICTURES, FEATURES, HIDDEN = 4, 2, 3, 5

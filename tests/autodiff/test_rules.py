@@ -14,10 +14,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
-
-from app.autodiff import RULES, differentiate
 from tests import graphs
 from tests.graphs import Array
+
+from onnxplain.autodiff import RULES, differentiate
 
 STEP = 1e-5
 FAR = np.iinfo(np.int64).max

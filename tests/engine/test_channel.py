@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.engine.channel import Channel
-from app.engine.frames import LENGTHS, MOST, Frame, head_of, receive
+from onnxplain.engine.channel import Channel
+from onnxplain.engine.frames import LENGTHS, MOST, Frame, head_of, receive
 
 
 class Meeting:

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.engine.explain_picture import explain_picture, explainer_model, predict_picture
-from app.engine.task import ExplainTask, ModelRef, PictureExplanation
-from app.errors import BadParameter, Cancelled, MalformedInput, MethodNotApplicable
-from app.model import Cancellation, ImageModel, load
+from onnxplain.engine.explain_picture import explain_picture, explainer_model, predict_picture
+from onnxplain.engine.task import ExplainTask, ModelRef, PictureExplanation
+from onnxplain.errors import BadParameter, Cancelled, MalformedInput, MethodNotApplicable
+from onnxplain.model import Cancellation, ImageModel, load
 
 MODELS = Path(__file__).parents[2] / "models"
 PICTURE = (MODELS / "shapes" / "samples" / "cross-and-square.png").read_bytes()

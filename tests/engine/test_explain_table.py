@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.engine.explain_table import explain_table, predict_table
-from app.engine.task import ExplainTask, ModelRef
-from app.errors import BadParameter, BadTable, Cancelled, ExplainError, TooExpensive
-from app.model import Cancellation, TabularModel, load
-from app.model.tree_engine import TreeModel
+from onnxplain.engine.explain_table import explain_table, predict_table
+from onnxplain.engine.task import ExplainTask, ModelRef
+from onnxplain.errors import BadParameter, BadTable, Cancelled, ExplainError, TooExpensive
+from onnxplain.model import Cancellation, TabularModel, load
+from onnxplain.model.tree_engine import TreeModel
 
 ROOT = Path(__file__).parents[2]
 TABLES = ROOT / "tests" / "vectors" / "tables"
@@ -239,7 +239,7 @@ def test_linear_models_go_the_short_way_unless_a_metric_hangs_on_last_digits(mon
     data = np.load(TABLES / "data.npz")
     body = {"rows": data["X"].tolist(), "labels": data["two"].tolist(), "metrics": ["accuracy", "f1"]}
     slow = explain(model, body)
-    monkeypatch.setattr("app.model.linear_engine._PAYS_MS", -1.0)
+    monkeypatch.setattr("onnxplain.model.linear_engine._PAYS_MS", -1.0)
     fast = explain(model, body)
     assert (slow["engine"]["name"], fast["engine"]["name"]) == ("black-box", "linear")
     assert fast["importances"] == slow["importances"]
@@ -250,7 +250,7 @@ def test_linear_models_go_the_short_way_unless_a_metric_hangs_on_last_digits(mon
 def test_work_split_by_feature_gives_the_numbers_of_the_whole(
     name: str, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.model.linear_engine._PAYS_MS", -1.0)
+    monkeypatch.setattr("onnxplain.model.linear_engine._PAYS_MS", -1.0)
     monkeypatch.setattr(TreeModel, "is_faster", lambda *_: True)
     model = opened(TABLES / name)
     data = np.load(TABLES / "data.npz")

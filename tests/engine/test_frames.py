@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.cards import GradientFact, ModelCard
-from app.engine.frames import LENGTHS, Frame, frame_of, head_of, receive, send
-from app.engine.task import ExplainTask, ModelRef, PictureExplanation, Prediction
-from app.errors import Busy, UnsupportedOperator
+from onnxplain.cards import GradientFact, ModelCard
+from onnxplain.engine.frames import LENGTHS, Frame, frame_of, head_of, receive, send
+from onnxplain.engine.task import ExplainTask, ModelRef, PictureExplanation, Prediction
+from onnxplain.errors import Busy, UnsupportedOperator
 
 REF = ModelRef("digits", "/models/digits", "ab" * 32)
 VALUES: list[Any] = [

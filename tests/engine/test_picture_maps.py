@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.engine.picture_maps import Pictured, Targets, picture_maps
-from app.errors import TooExpensive
-from app.methods import METHODS
-from app.model import Cancellation, ImageModel, load
-from app.options import LayerOptions, PictureOptions, checked
-from app.pricing import cost_ms
+from onnxplain.engine.picture_maps import Pictured, Targets, picture_maps
+from onnxplain.errors import TooExpensive
+from onnxplain.methods import METHODS
+from onnxplain.model import Cancellation, ImageModel, load
+from onnxplain.options import LayerOptions, PictureOptions, checked
+from onnxplain.pricing import cost_ms
 
 VECTORS = np.load(Path(__file__).parents[1] / "vectors" / "heatmaps.npz")
 PICTURE_METHODS = [method.name for method in METHODS.values() if method.kind == "image"]

@@ -13,10 +13,12 @@ from typing import Any
 
 import onnx
 import pytest
+from tests import graphs
+from tests.soak.load import resident
 
-from app.engine.pool import Pool, PoolLimits
-from app.engine.task import ExplainTask, ModelRef, WorkerLimits
-from app.errors import (
+from onnxplain.engine.pool import Pool, PoolLimits
+from onnxplain.engine.task import ExplainTask, ModelRef, WorkerLimits
+from onnxplain.errors import (
     BadTable,
     Busy,
     DeadlineExceeded,
@@ -26,8 +28,6 @@ from app.errors import (
     ModelUnavailable,
     WorkerLost,
 )
-from tests import graphs
-from tests.soak.load import resident
 
 FOR_EVER = 10**12
 CRASH = [-(2**63), -1]

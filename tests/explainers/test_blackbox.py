@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from app.errors import Cancelled
-from app.explainers.blackbox import BlackBox
-from app.explainers.metrics import Predicted
-from app.explainers.permutation import Job, Shuffles
-from app.explainers.table import Table
-from app.model import Cancellation, TabularModel, load
+from onnxplain.errors import Cancelled
+from onnxplain.explainers.blackbox import BlackBox
+from onnxplain.explainers.metrics import Predicted
+from onnxplain.explainers.permutation import Job, Shuffles
+from onnxplain.explainers.table import Table
+from onnxplain.model import Cancellation, TabularModel, load
 
 
 def predict(table: Table) -> Predicted:

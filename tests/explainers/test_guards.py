@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.explainers.guards import find_doubts
-from app.explainers.permutation import Shuffles
-from app.explainers.table import Table
+from onnxplain.explainers.guards import find_doubts
+from onnxplain.explainers.permutation import Shuffles
+from onnxplain.explainers.table import Table
 
 
 def test_correlated_columns_are_grouped_by_rank() -> None:

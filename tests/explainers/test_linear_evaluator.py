@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-
-from app.errors import Cancelled
-from app.explainers.blackbox import BlackBox
-from app.explainers.linear_evaluator import LinearEvaluator
-from app.explainers.permutation import Job, Shuffles
-from app.explainers.table import Table
-from app.model import Cancellation, TabularModel, load
-from app.model import linear_engine as engine
 from tests.explainers.test_permutation_parity import DATA, FOLDER
+
+from onnxplain.errors import Cancelled
+from onnxplain.explainers.blackbox import BlackBox
+from onnxplain.explainers.linear_evaluator import LinearEvaluator
+from onnxplain.explainers.permutation import Job, Shuffles
+from onnxplain.explainers.table import Table
+from onnxplain.model import Cancellation, TabularModel, load
+from onnxplain.model import linear_engine as engine
 
 
 @pytest.fixture(autouse=True)

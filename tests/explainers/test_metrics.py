@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as peers
 
-from app.errors import BadParameter, BadTable
-from app.explainers.metrics import METRICS, Predicted, Truth, choose
+from onnxplain.errors import BadParameter, BadTable
+from onnxplain.explainers.metrics import METRICS, Predicted, Truth, choose
 
 
 def classification(random: np.random.Generator, n: int, k: int) -> tuple[Any, Any, Any]:

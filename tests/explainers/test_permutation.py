@@ -12,11 +12,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.random import sample_without_replacement
 
-from app.explainers.blackbox import BlackBox
-from app.explainers.exact import exact_importance
-from app.explainers.metrics import METRICS, Predicted, Truth
-from app.explainers.permutation import Measure, PermutationImportance, Plan, Shuffles, importance
-from app.explainers.table import Table
+from onnxplain.explainers.blackbox import BlackBox
+from onnxplain.explainers.exact import exact_importance
+from onnxplain.explainers.metrics import METRICS, Predicted, Truth
+from onnxplain.explainers.permutation import Measure, PermutationImportance, Plan, Shuffles, importance
+from onnxplain.explainers.table import Table
 
 COEF = np.array([1.0, 0.5, 0.2, 0.0])
 

@@ -13,9 +13,9 @@ import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.inspection import permutation_importance
 
-from app.engine.explain_table import explain_table
-from app.engine.task import ExplainTask, ModelRef
-from app.model import Cancellation, TabularModel, load
+from onnxplain.engine.explain_table import explain_table
+from onnxplain.engine.task import ExplainTask, ModelRef
+from onnxplain.model import Cancellation, TabularModel, load
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "tables"
 DEMOS = Path(__file__).parents[2] / "models"

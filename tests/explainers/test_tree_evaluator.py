@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from app.errors import Cancelled
-from app.explainers.blackbox import BlackBox
-from app.explainers.permutation import Job, Shuffles
-from app.explainers.table import Table
-from app.explainers.tree_ensemble import TreeEnsemble
-from app.explainers.tree_evaluator import TreeEvaluator
-from app.model import Cancellation, TabularModel, load
-from app.model.tree_engine import TreeModel
-from app.model.trees import read_ensemble
+from onnxplain.errors import Cancelled
+from onnxplain.explainers.blackbox import BlackBox
+from onnxplain.explainers.permutation import Job, Shuffles
+from onnxplain.explainers.table import Table
+from onnxplain.explainers.tree_ensemble import TreeEnsemble
+from onnxplain.explainers.tree_evaluator import TreeEvaluator
+from onnxplain.model import Cancellation, TabularModel, load
+from onnxplain.model.tree_engine import TreeModel
+from onnxplain.model.trees import read_ensemble
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "tables"
 DATA = dict(np.load(FOLDER / "data.npz"))
@@ -74,7 +74,7 @@ def test_walked_predictions_are_the_runtimes(name: str) -> None:
 def test_neither_the_number_of_repeats_nor_the_size_of_trees_changes_predictions(
     name: str, small: int, repeats: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.explainers.tree_layout._SMALL", small)
+    monkeypatch.setattr("onnxplain.explainers.tree_layout._SMALL", small)
     model, _ = opened(name)
     rows = table(name)
     sources = Shuffles(rows.n_rows, 0).take(repeats)
@@ -117,9 +117,9 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = Shuffles(rows.n_rows, 0).take(4)
     jobs = [Job((j,), sources) for j in range(6)]
     expected = list(model.black_box(rows).permuted(jobs))
-    monkeypatch.setattr("app.explainers.tree_evaluator._CELLS", 300)
+    monkeypatch.setattr("onnxplain.explainers.tree_evaluator._CELLS", 300)
     assert_same(model.evaluator(rows).permuted(jobs), expected)
-    monkeypatch.setattr("app.explainers.tree_evaluator._ANSWER", 2 * 800 * 4)  # two jobs a batch
+    monkeypatch.setattr("onnxplain.explainers.tree_evaluator._ANSWER", 2 * 800 * 4)  # two jobs a batch
     assert_same(model.evaluator(rows).permuted(jobs), expected)
 
 

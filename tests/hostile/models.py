@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
-
 from tests import graphs
 
 Verdict = Literal["refused", "served"]

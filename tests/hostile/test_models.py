@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from app.engine.pool import Pool, PoolLimits
-from app.engine.task import ExplainTask, ModelRef, WorkerLimits
-from app.errors import EngineError, ExplainError, InputCrashedRuntime, InputError, ModelError
 from tests import graphs
 from tests.conftest import running
 from tests.hostile.models import Hostile, corpus, mutants
+
+from onnxplain.engine.pool import Pool, PoolLimits
+from onnxplain.engine.task import ExplainTask, ModelRef, WorkerLimits
+from onnxplain.errors import EngineError, ExplainError, InputCrashedRuntime, InputError, ModelError
 
 TIMEOUT_S = 2.0  # short, so that the suite stays short; the endless ones take all of it
 LEAKS = re.compile(r"0x[0-9a-f]{6,}|/home|/root|/tmp|/work|Traceback|site-packages")

@@ -11,14 +11,21 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-from app.autodiff import RULES
-from app.errors import Cancelled, LayerNotFound, MethodNotApplicable, ModelNotFound, ModelRefused, ModelUnavailable
-from app.explainers import cam
-from app.model import Cancellation, ImageModel, load
-from app.model.explainer_file import METHODS
 from tests.graphs import model as graph
 from tests.graphs import node, tiny_cnn
+
+from onnxplain.autodiff import RULES
+from onnxplain.errors import (
+    Cancelled,
+    LayerNotFound,
+    MethodNotApplicable,
+    ModelNotFound,
+    ModelRefused,
+    ModelUnavailable,
+)
+from onnxplain.explainers import cam
+from onnxplain.model import Cancellation, ImageModel, load
+from onnxplain.model.explainer_file import METHODS
 
 RANDOM = np.random.default_rng(7)
 X = RANDOM.standard_normal((1, 3, 12, 12)).astype(np.float32)
@@ -316,7 +323,7 @@ def test_an_upgrade_that_changes_the_scores_is_refused(
 ) -> None:
     """Whatever a converter may do: the scores of the file as it is decide."""
     wrong = tiny_cnn(seed=1)
-    monkeypatch.setattr("app.model.loading.normalise", lambda _: wrong)
+    monkeypatch.setattr("onnxplain.model.loading.normalise", lambda _: wrong)
     with pytest.raises(ModelRefused, match="other scores than the file as it is"):
         loaded(tiny_cnn())
 
@@ -539,8 +546,8 @@ def test_the_explainer_file_gives_the_services_own_answer_without_our_code(
     loaded: Callable[..., ImageModel], method: str
 ) -> None:
     """Checked by ONNX, run in a bare session, for two pictures and classes at once; a negative class is the top one."""
-    from app.engine.picture_maps import Targets, picture_maps
-    from app.methods import METHODS as ALL
+    from onnxplain.engine.picture_maps import Targets, picture_maps
+    from onnxplain.methods import METHODS as ALL
 
     model = loaded(patches(1))
     content = model.explainer_file(method)

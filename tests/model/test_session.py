@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.model.session import release_memory
+from onnxplain.model.session import release_memory
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

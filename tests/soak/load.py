@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import onnx
 from PIL import Image
-
 from tests import graphs
 from tests.conftest import Service, running
 

@@ -11,7 +11,6 @@ import random
 import sys
 
 import numpy as np
-
 from tests.soak.load import Client, Service, descriptors_and_threads, picture, resident, serving, tell
 
 CLIENTS = 8

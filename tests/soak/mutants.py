@@ -12,14 +12,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from app.engine.pool import Pool, PoolLimits
-from app.engine.task import WorkerLimits
-from app.errors import ExplainError
 from tests import graphs
 from tests.conftest import DEMO_MODELS
 from tests.hostile.models import mutants
 from tests.hostile.test_models import FOUR, verdict
 from tests.soak.load import percentile, tell
+
+from onnxplain.engine.pool import Pool, PoolLimits
+from onnxplain.engine.task import WorkerLimits
+from onnxplain.errors import ExplainError
 
 
 async def _judge(good: dict[str, bytes], count: int, path: Path) -> None:

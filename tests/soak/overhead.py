@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-
 from tests.conftest import DEMO_MODELS, Service, running
 from tests.soak.load import Client, percentile, picture, picture_model, serving, tell
 

@@ -13,7 +13,6 @@ import time
 
 import numpy as np
 import onnx
-
 from tests import graphs
 from tests.soak.load import Client, Service, percentile, serving, tell
 
