@@ -30,7 +30,7 @@ parity: .venv-bench/.installed  ## exact gradients of exported architectures aga
 
 .venv-bench/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' --editable client
 	@touch $@
 
 check: $(DEVELOPMENT)  ## lint, format, types
@@ -47,14 +47,14 @@ fix: $(DEVELOPMENT)  ## let ruff mend and format what it can, and bring the gene
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(RUNTIME): pyproject.toml client/pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV): half a minute, more on a slow line."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --editable client
 	@touch $@
 
-$(DEVELOPMENT): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(DEVELOPMENT): pyproject.toml client/pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV), with what the tests need: a minute or two."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' --editable client
 	@touch $@ $(RUNTIME)
 
 generated-client: $(DEVELOPMENT)  ## generate a client from /openapi.json and use it against the running service

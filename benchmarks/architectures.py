@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from onnxplain.autodiff import differentiate, normalise
 from onnxplain.autodiff.graph import Graph
-from onnxplain.errors import ExplainError
+from onnxplain.facts.errors import ExplainError
 
 Array = NDArray[np.float64]
 

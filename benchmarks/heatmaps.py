@@ -58,7 +58,7 @@ def our_contestant(task: str, file: Path, threads: int) -> Callable[[], Any]:
         session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return lambda: session.run(None, {name: x})[0]
-    from onnxplain.explainers import cam
+    from onnxplain.explainers.pictures import cam
     from onnxplain.model import Cancellation, ImageModel, load
 
     model = load(file, name="bench", cancellation=Cancellation(), threads=threads)
@@ -207,7 +207,7 @@ class Contestant:
         self.task = task
         self.answer = file.parent / f"{task.replace(' ', '-')}.npy"
         arguments = ["contestant", task, name, str(file), str(threads), str(self.answer), clock]
-        from onnxplain.engine.process import worker_environment  # not in the environment of the peers
+        from onnxplain.workers.process import worker_environment  # not in the environment of the peers
 
         base = worker_environment() if task in OURS[1:] else os.environ
         environment = base | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}

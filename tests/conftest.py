@@ -43,7 +43,7 @@ class Service:
     def workers(self) -> list[int]:
         """Process IDs of the workers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return [int(pid) for pid in children if b"onnxplain.engine.worker" in _command_line(pid)]
+        return [int(pid) for pid in children if b"onnxplain.workers.worker" in _command_line(pid)]
 
     def lines(self, message: str = "") -> list[dict[str, Any]]:
         """Log lines, as objects, whose message contains a text."""

@@ -9,121 +9,61 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 from cogapp import Cog
 
-from onnxplain import errors
-from onnxplain.api.problems import STATUS, documented
 from onnxplain.autodiff import RULES, ZERO_DERIVATIVE
-from onnxplain.methods import METHODS
-from onnxplain.options import Options, schemas
+from onnxplain.facts import errors
+from onnxplain.facts.methods import METHODS
+from onnxplain.facts.options import Options, schemas
 from onnxplain.settings import PREFIX, Settings
+from onnxplain.web.problems import STATUS, documented
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "app" / "onnxplain"
 
-# What anybody may know: names, facts and limits, without any work behind them.
-FACTS = {
-    "onnxplain",
-    "onnxplain.errors",
-    "onnxplain.cards",
-    "onnxplain.methods",
-    "onnxplain.options",
-    "onnxplain.pricing",
-}
-
-# What the modules may import that run in a worker, where native libraries may crash.
-WORKER_SIDE = {
-    "onnxplain.engine",
-    "onnxplain.logs",
-    "onnxplain.model",
-    "onnxplain.explainers",
-    "onnxplain.images",
-    "onnxplain.tables",
-    "onnxplain.strict_json",
-}
-
-# Module or package -> what it may import of ours besides the facts and itself; the longest prefix counts.
+# Room -> the rooms that it may import besides the facts and itself; the longest name counts. Facts are names, cards and
+# limits without any work behind them: every room may know them.
 ARROWS: dict[str, set[str]] = {
     "onnxplain": set(),
-    "onnxplain.errors": set(),
-    "onnxplain.cards": set(),
-    "onnxplain.option_kinds": set(),
-    "onnxplain.options": {"onnxplain.option_kinds"},
-    "onnxplain.methods": set(),
-    "onnxplain.pricing": set(),
-    "onnxplain.strict_json": set(),
+    "onnxplain.facts": set(),
     "onnxplain.settings": set(),
-    "onnxplain.main": {
-        "onnxplain.settings",
-        "onnxplain.api",
-        "onnxplain.registry",
-        "onnxplain.store",
-        "onnxplain.cache",
-        "onnxplain.engine.pool",
-        "onnxplain.engine.task",
-    },
-    "onnxplain.protocol": set(),
-    "onnxplain.server": {
-        "onnxplain.protocol",
-        "onnxplain.main",
-        "onnxplain.settings",
-        "onnxplain.api",
-        "onnxplain.logs",
-    },
-    "onnxplain.cli": {
-        "onnxplain.server",
-        "onnxplain.settings",
-        "onnxplain.engine.pool",
-        "onnxplain.engine.task",
-        "onnxplain.answers",
-    },
-    "onnxplain.client": set(),
-    "onnxplain.answers": {"onnxplain.engine.task"},
     "onnxplain.logs": set(),
-    "onnxplain.cache": {"onnxplain.engine.task"},
-    "onnxplain.api": {
-        "onnxplain.settings",
-        "onnxplain.registry",
-        "onnxplain.answers",
-        "onnxplain.cache",
-        "onnxplain.engine.pool",
-        "onnxplain.engine.task",
-    },
-    "onnxplain.registry": {"onnxplain.engine.pool", "onnxplain.engine.task", "onnxplain.store"},
-    "onnxplain.store": {"onnxplain.engine.task"},
-    "onnxplain.engine": {"onnxplain.engine.task"},
-    "onnxplain.engine.worker": WORKER_SIDE,
-    "onnxplain.engine.explain_picture": WORKER_SIDE,
-    "onnxplain.engine.picture_maps": WORKER_SIDE,
-    "onnxplain.engine.explain_table": WORKER_SIDE,
-    "onnxplain.engine.table_labels": WORKER_SIDE,
-    "onnxplain.engine.table_warnings": WORKER_SIDE,
-    "onnxplain.model": {"onnxplain.autodiff", "onnxplain.explainers"},
     "onnxplain.autodiff": set(),
     "onnxplain.explainers": set(),
-    "onnxplain.images": {"onnxplain.picture_file", "onnxplain.colormaps"},
-    "onnxplain.picture_file": set(),
-    "onnxplain.colormaps": set(),
-    "onnxplain.tables": {"onnxplain.strict_json"},
+    "onnxplain.pictures": set(),
+    "onnxplain.tables": set(),
+    "onnxplain.model": {"onnxplain.autodiff", "onnxplain.explainers"},
+    "onnxplain.explain": {"onnxplain.model", "onnxplain.explainers", "onnxplain.pictures", "onnxplain.tables"},
+    "onnxplain.workers": set(),
+    "onnxplain.workers.worker": {"onnxplain.explain", "onnxplain.model", "onnxplain.workers", "onnxplain.logs"},
+    "onnxplain.registry": {"onnxplain.workers"},
+    "onnxplain.web": {"onnxplain.registry", "onnxplain.workers", "onnxplain.settings", "onnxplain.logs"},
+    "onnxplain.cli": {
+        "onnxplain.web",
+        "onnxplain.registry",
+        "onnxplain.workers",
+        "onnxplain.settings",
+        "onnxplain.logs",
+    },
 }
-
 # Third-party packages with one home each.
 HOMES: dict[str, tuple[str, ...]] = {
-    "fastapi": ("onnxplain.main", "onnxplain.server", "onnxplain.protocol", "onnxplain.api"),
-    "starlette": ("onnxplain.main", "onnxplain.server", "onnxplain.protocol", "onnxplain.api"),
-    "uvicorn": ("onnxplain.server", "onnxplain.protocol"),
-    "prometheus_client": ("onnxplain.api.metrics",),
-    "opentelemetry": ("onnxplain.api.tracing",),
-    "onnxruntime": ("onnxplain.model",),
+    "fastapi": ("onnxplain.web",),
+    "starlette": ("onnxplain.web",),
+    "uvicorn": ("onnxplain.web.server", "onnxplain.web.protocol"),
+    "prometheus_client": ("onnxplain.web.metrics", "onnxplain.web.routes.health"),
+    "opentelemetry": ("onnxplain.web.around.tracing",),
+    "onnxruntime": ("onnxplain.model.runtime",),
     "onnx": ("onnxplain.model", "onnxplain.autodiff"),
-    "PIL": ("onnxplain.images", "onnxplain.client.answers"),
-    "httpx": ("onnxplain.client",),
+    "PIL": ("onnxplain.pictures",),
+    "httpx": (),
     "click": ("onnxplain.cli",),
-    "pandas": ("onnxplain.client",),
+    "pandas": (),
 }
 
 
@@ -160,8 +100,24 @@ def test_a_module_imports_only_what_its_row_allows(module: str) -> None:
     row = _row(module)
     assert row != "onnxplain" or module == "onnxplain", f"{module} has no row in ARROWS: say what it may import"
     ours = {name for name in _imports(MODULES[module]) if _within(name, ("onnxplain",))}
-    forbidden = {name for name in ours if name not in FACTS and not _within(name, ARROWS[row] | {row})}
+    allowed = ARROWS[row] | {row, "onnxplain.facts"}
+    forbidden = {name for name in ours if name != "onnxplain" and not _within(name, allowed)}
     assert not forbidden
+
+
+def test_rooms_are_few_and_can_be_held_in_the_head() -> None:
+    """A newcomer can learn sixteen rows by heart, and see a room of twelve files at a glance."""
+    files: dict[Path, int] = {}
+    for file in MODULES.values():
+        files[file.parent] = files.get(file.parent, 0) + (file.name != "__init__.py")
+    assert len(ARROWS) <= 16
+    assert {str(room): count for room, count in files.items() if count > 12} == {}
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    """Imports that wait in a function until they are needed count too."""
+    imported = {module: {name for name in _imports(file) if name in MODULES} for module, file in MODULES.items()}
+    TopologicalSorter(imported).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -175,7 +131,9 @@ def test_rows_name_modules_that_exist() -> None:
     assert not named - set(MODULES)
 
 
-@pytest.mark.parametrize("module", ["onnxplain.main", "onnxplain.server", "onnxplain.cli", "onnxplain.client"])
+@pytest.mark.parametrize(
+    "module", ["onnxplain.web.application", "onnxplain.web.server", "onnxplain.cli", "onnxplain_client"]
+)
 def test_the_web_process_holds_no_native_model_or_picture_library(module: str) -> None:
     """A picture, a table or a model file can kill a native library; that may cost one answer, never the service."""
     program = f"import sys, {module}; print(*sys.modules)"
@@ -185,7 +143,7 @@ def test_the_web_process_holds_no_native_model_or_picture_library(module: str) -
 
 def test_importing_the_application_creates_none() -> None:
     """Neither settings nor an application exist until somebody asks for them."""
-    program = "import onnxplain.main; print(any(type(value).__name__ in ('FastAPI', 'Settings') for value in vars(onnxplain.main).values()))"
+    program = "import onnxplain.web.application; print(any(type(value).__name__ in ('FastAPI', 'Settings') for value in vars(onnxplain.web.application).values()))"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "False"
 

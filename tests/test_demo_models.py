@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from models.shapes.generate import CLASSES, pictures
 
-from onnxplain import images
-from onnxplain.engine.explain_picture import explain_picture
-from onnxplain.engine.task import ExplainTask, ModelRef
+from onnxplain.explain.picture import explain_picture
+from onnxplain.facts.tasks import ExplainTask, ModelRef
 from onnxplain.model import Cancellation, load
+from onnxplain.pictures.decode import decode
+from onnxplain.pictures.draw import encode_png
+from onnxplain.pictures.geometry import to_tensor
 
 MODELS = Path(__file__).parent.parent / "models"
 FRESH_SEED = 31_415  # of pictures that no training saw
@@ -22,11 +24,11 @@ def shapes():
 
 def heatmaps(model, pixels: np.ndarray, labels: list[str], method: str = "gradcam") -> list[np.ndarray]:
     """The placed maps [96, 96] of these classes, through the whole of a worker's path from PNG to PNG."""
-    body = images.encode_png(pixels)
+    body = encode_png(pixels)
     task = ExplainTask(ModelRef("shapes", ""), method, "image/png", body, {"target": labels}, ("heatmap",))
     answer = explain_picture(task, model, lambda _: None)
     assert [explanation.target.label for explanation in answer.explanations] == labels
-    return [images.decode(explanation.heatmap)[..., 0] for explanation in answer.explanations]
+    return [decode(explanation.heatmap)[..., 0] for explanation in answer.explanations]
 
 
 def localisation(model, count: int, method: str) -> tuple[float, float]:
@@ -53,7 +55,7 @@ def test_shapes_are_named_rightly(shapes):
     """Both classes of a picture with two, and no third: at least 95 of 100 fresh pictures."""
     rightly = []
     for sample in pictures(100, FRESH_SEED + 1):
-        x, _ = images.to_tensor(sample.pixels, shapes.card.image)
+        x, _ = to_tensor(sample.pixels, shapes.card.image)
         probabilities = shapes.probabilities(shapes.predict(x))[0]
         rightly.append(
             {CLASSES[index] for index in np.flatnonzero(probabilities > 0.5)}
@@ -69,7 +71,7 @@ def test_grad_cam_of_shapes_is_the_class_activation_map(shapes):
     clipped map gives the same.
     """
     sample = next(pictures(1, FRESH_SEED))
-    x, _ = images.to_tensor(sample.pixels, shapes.card.image)
+    x, _ = to_tensor(sample.pixels, shapes.card.image)
     target = CLASSES.index(sample.shapes[0].label)
     run = shapes.at_layer(x, None)
     (gradient,) = run.gradient([target])
@@ -84,7 +86,7 @@ def test_samples_of_the_picture_models_are_what_they_are_called():
         model = load(MODELS / name, name=name, version="1", cancellation=Cancellation())
         assert model.card.samples
         for file in model.card.samples:
-            x, _ = images.to_tensor(images.decode((MODELS / name / "samples" / file).read_bytes()), model.card.image)
+            x, _ = to_tensor(decode((MODELS / name / "samples" / file).read_bytes()), model.card.image)
             probabilities = model.probabilities(model.predict(x))[0]
             wanted = set(Path(file).stem.split("-and-"))
             best = np.argsort(-probabilities)[: len(wanted)]

@@ -23,9 +23,9 @@ import yaml
 from cogapp import Cog
 from tests.conftest import DEMO_MODELS, ROOT, Service, running
 
-from onnxplain.main import create_app
 from onnxplain.model.manifest import parse_manifest
 from onnxplain.settings import PREFIX, Settings
+from onnxplain.web.application import create_app
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(

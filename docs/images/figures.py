@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from onnxplain.cli.work import find, run
-from onnxplain.engine.task import ExplainTask, PictureExplanation
-from onnxplain.methods import METHODS
+from onnxplain.facts.methods import METHODS
+from onnxplain.facts.tasks import ExplainTask, PictureExplanation
 from onnxplain.settings import Settings
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ from tests import graphs
 from tests.graphs import Array, node
 
 from onnxplain.autodiff import MissingRule, differentiate, missing_rules
-from onnxplain.errors import UnsupportedOperator
+from onnxplain.facts.errors import UnsupportedOperator
 
 MODELS = Path(__file__).parents[2] / "models"
 

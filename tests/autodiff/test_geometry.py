@@ -20,7 +20,7 @@ from tests import graphs
 from tests.graphs import Array, node
 
 from onnxplain.autodiff import differentiate
-from onnxplain.errors import UnsupportedOperator
+from onnxplain.facts.errors import UnsupportedOperator
 
 ORDINARY = hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 SOAK = hypothesis.settings(max_examples=500, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))

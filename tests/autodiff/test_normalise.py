@@ -13,7 +13,7 @@ from tests import graphs
 from tests.graphs import Array, node
 
 from onnxplain.autodiff import differentiate, normalise
-from onnxplain.errors import ModelRefused, UnsupportedOperator
+from onnxplain.facts.errors import ModelRefused, UnsupportedOperator
 
 IMAGE = (2, 3, 4, 6)
 # Operators as they were written before opset 18, with the opset they are taken from.

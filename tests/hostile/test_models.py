@@ -17,9 +17,9 @@ from tests import graphs
 from tests.conftest import running
 from tests.hostile.models import Hostile, corpus, mutants
 
-from onnxplain.engine.pool import Pool, PoolLimits
-from onnxplain.engine.task import ExplainTask, ModelRef, WorkerLimits
-from onnxplain.errors import EngineError, ExplainError, InputCrashedRuntime, InputError, ModelError
+from onnxplain.facts.errors import EngineError, ExplainError, InputCrashedRuntime, InputError, ModelError
+from onnxplain.facts.tasks import ExplainTask, ModelRef, WorkerLimits
+from onnxplain.workers.pool import Pool, PoolLimits
 
 TIMEOUT_S = 2.0  # short, so that the suite stays short; the endless ones take all of it
 LEAKS = re.compile(r"0x[0-9a-f]{6,}|/home|/root|/tmp|/work|Traceback|site-packages")

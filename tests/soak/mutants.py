@@ -18,9 +18,9 @@ from tests.hostile.models import mutants
 from tests.hostile.test_models import FOUR, verdict
 from tests.soak.load import percentile, tell
 
-from onnxplain.engine.pool import Pool, PoolLimits
-from onnxplain.engine.task import WorkerLimits
-from onnxplain.errors import ExplainError
+from onnxplain.facts.errors import ExplainError
+from onnxplain.facts.tasks import WorkerLimits
+from onnxplain.workers.pool import Pool, PoolLimits
 
 
 async def _judge(good: dict[str, bytes], count: int, path: Path) -> None:

@@ -21,7 +21,7 @@ from onnxplain.autodiff.lowering import lower
 from onnxplain.autodiff.normalise import expand, is_function, normalise, write_out_shapes
 from onnxplain.autodiff.recurrent import RECURRENT, unroll
 from onnxplain.autodiff.rule import RULES, ZERO_DERIVATIVE, unsupported
-from onnxplain.errors import UnsupportedOperator
+from onnxplain.facts.errors import UnsupportedOperator
 
 # Their integers stand for numbers, so a cotangent has to pass through them; other integers end the path.
 QUANTISING = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger"}

@@ -10,7 +10,7 @@ from onnx import GraphProto, NodeProto, defs, helper, inliner, version_converter
 
 from onnxplain.autodiff.graph import Graph
 from onnxplain.autodiff.lowering import lower
-from onnxplain.errors import ModelRefused
+from onnxplain.facts.errors import ModelRefused
 
 DIALECT = 18  # from this opset on axes, bounds, pads and splits are inputs; rules write and read it
 OLDEST = 7  # before, operands were broadcast along an axis that each node named

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxplain.autodiff.graph import Node
-from onnxplain.errors import UnsupportedOperator
+from onnxplain.facts.errors import UnsupportedOperator
 
 Cotangents = Sequence[str | None]
 

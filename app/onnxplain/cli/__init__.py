@@ -14,7 +14,7 @@ import click
 from pydantic import ValidationError
 
 from onnxplain import __version__
-from onnxplain.errors import ExplainError
+from onnxplain.facts.errors import ExplainError
 from onnxplain.settings import Settings
 
 _EXISTING = click.Path(exists=True, path_type=Path)
@@ -50,7 +50,7 @@ def command() -> None:
 @models_option
 def serve(**given: Any) -> None:
     """Start the service. Every setting is an environment variable ONNXPLAIN_*; openapi.md lists them."""
-    from onnxplain.server import serve as run
+    from onnxplain.web.server import serve as run
 
     settings = _settings(**given)
     click.echo(_welcome(settings))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from onnxplain.cards import ImageSpec, ModelCard, TensorFact
 from onnxplain.cli.terminal import dim, facts, safe, table
 from onnxplain.cli.work import find, run
-from onnxplain.engine.task import ExplainTask
-from onnxplain.errors import ExplainError
-from onnxplain.methods import METHODS
+from onnxplain.facts.cards import ImageSpec, ModelCard, TensorFact
+from onnxplain.facts.errors import ExplainError
+from onnxplain.facts.methods import METHODS
+from onnxplain.facts.tasks import ExplainTask
 from onnxplain.settings import Settings
 
 _OTHER_LAYERS = 6

@@ -10,13 +10,13 @@ from typing import Any
 import click
 import orjson
 
-from onnxplain.answers import importances_csv, picture_document, table_document
 from onnxplain.cli.terminal import bar, dim, safe, table
 from onnxplain.cli.work import find, run
-from onnxplain.engine.task import ExplainTask, PictureExplanation, Prediction, TableExplanation
-from onnxplain.errors import BadParameter, ExplainError, MethodNotApplicable, UnsupportedMediaType
-from onnxplain.methods import METHODS, Method
-from onnxplain.options import from_texts
+from onnxplain.facts.documents import importances_csv, picture_document, table_document
+from onnxplain.facts.errors import BadParameter, ExplainError, MethodNotApplicable, UnsupportedMediaType
+from onnxplain.facts.methods import METHODS, Method
+from onnxplain.facts.options import from_texts
+from onnxplain.facts.tasks import ExplainTask, PictureExplanation, Prediction, TableExplanation
 from onnxplain.settings import Settings
 
 MEDIA_TYPES = {

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxplain.engine.pool import Pool, PoolLimits
-from onnxplain.engine.task import ExplainTask, ModelRef, WorkerLimits
-from onnxplain.errors import ExplainError, ModelNotFound
+from onnxplain.facts.errors import ExplainError, ModelNotFound
+from onnxplain.facts.tasks import ExplainTask, ModelRef, WorkerLimits
 from onnxplain.settings import MEBIBYTE, Settings
+from onnxplain.workers.pool import Pool, PoolLimits
 
 _TIMEOUT_S = 24 * 3600.0  # whoever waits at a terminal can press Ctrl-C
 

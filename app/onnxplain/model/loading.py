@@ -14,17 +14,17 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, he
 from onnxplain.autodiff import normalise
 from onnxplain.autodiff.lowering import in_own_domain
 from onnxplain.autodiff.normalise import DIALECT
-from onnxplain.cards import Kind
-from onnxplain.errors import InputRefusedByModel, ModelNotFound, ModelRefused, ModelUnavailable
-from onnxplain.model.graph import Graph, all_nodes
-from onnxplain.model.image import ImageModel
-from onnxplain.model.image_loading import load_image
-from onnxplain.model.inspection import WHOLE
+from onnxplain.facts.cards import Kind
+from onnxplain.facts.errors import InputRefusedByModel, ModelNotFound, ModelRefused, ModelUnavailable
+from onnxplain.model.graphs.graph import Graph, all_nodes
 from onnxplain.model.manifest import Identity, Manifest, read_manifest
-from onnxplain.model.noise import Noise
-from onnxplain.model.scores import FLOATS
-from onnxplain.model.session import Cancellation, Session, release_memory
-from onnxplain.model.tabular import TabularModel, load_tabular
+from onnxplain.model.meaning.preparation import WHOLE
+from onnxplain.model.meaning.scores import FLOATS
+from onnxplain.model.pictures.loading import load_image
+from onnxplain.model.pictures.picture_model import ImageModel
+from onnxplain.model.runtime.noise import Noise
+from onnxplain.model.runtime.sessions import Cancellation, Session, release_memory
+from onnxplain.model.tables.table_model import TabularModel, load_tabular
 
 MODEL_FILE = "model.onnx"
 MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit

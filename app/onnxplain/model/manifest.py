@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from onnxplain.cards import Kind, Task
-from onnxplain.errors import ModelRefused
+from onnxplain.facts.cards import Kind, Task
+from onnxplain.facts.errors import ModelRefused
 
 MANIFEST = "model.toml"
 MANIFEST_BYTES = 1 << 20

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.cards import Feature
-from onnxplain.errors import BadTable, InputTooLarge, MalformedInput, UnsupportedMediaType
+from onnxplain.facts.cards import Feature
+from onnxplain.facts.errors import BadTable, InputTooLarge, MalformedInput, UnsupportedMediaType
 from onnxplain.tables.cells import Cells, Decoded, Layout, from_values
 
 

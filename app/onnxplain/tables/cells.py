@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.cards import Feature
-from onnxplain.errors import BadTable, InputTooLarge
+from onnxplain.facts.cards import Feature
+from onnxplain.facts.errors import BadTable, InputTooLarge
 
 Layout = Sequence[Sequence[Feature]]
 """The inputs of a model from left to right, each a block of columns of one dtype."""

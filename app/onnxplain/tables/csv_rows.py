@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
-from onnxplain.errors import BadTable, MalformedInput
+from onnxplain.facts.errors import BadTable, MalformedInput
 from onnxplain.tables.cells import Cells, Decoded, Layout
 
 _CHUNK = 1 << 19

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from onnxplain import strict_json
-from onnxplain.errors import BadTable, MalformedInput
+from onnxplain.facts.errors import BadTable, MalformedInput
+from onnxplain.tables import strict_json
 from onnxplain.tables.cells import Cells, Decoded, Layout
 
 _CHUNK = 1 << 19

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxplain.errors import UnsupportedMediaType
+from onnxplain.facts.errors import UnsupportedMediaType
 from onnxplain.tables.arrow_rows import read_arrow
 from onnxplain.tables.cells import Decoded, Layout
 from onnxplain.tables.csv_rows import read_csv

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from onnxplain.autodiff.emit import Emitter
+from onnxplain.autodiff.gates import above, below, between, complement, halfway
 from onnxplain.autodiff.graph import Node
 from onnxplain.autodiff.rule import Cotangents, vjp
-from onnxplain.autodiff.rules.gates import above, below, between, complement, halfway
 
 
 @vjp("Relu")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from onnxplain.autodiff.emit import Emitter
+from onnxplain.autodiff.gates import BLOCK, enter_blocks
 from onnxplain.autodiff.graph import Array, Node
 from onnxplain.autodiff.rule import Cotangents, unsupported, vjp
-from onnxplain.autodiff.rules.gates import BLOCK, enter_blocks
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from onnxplain.autodiff.emit import Emitter
+from onnxplain.autodiff.gates import above, stays_blocked
 from onnxplain.autodiff.graph import Array, Node
 from onnxplain.autodiff.rule import Cotangents, unsupported, vjp
 from onnxplain.autodiff.rules.convolution import Window, spatial
-from onnxplain.autodiff.rules.gates import above, stays_blocked
 
 
 @vjp("MaxPool")

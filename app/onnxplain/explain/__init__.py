@@ -1,0 +1,1 @@
+"""A task inside a worker: read the request, look the method up, answer."""

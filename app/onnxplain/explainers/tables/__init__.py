@@ -1,0 +1,1 @@
+"""Table methods, and the metrics that they measure with."""

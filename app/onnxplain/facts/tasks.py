@@ -1,0 +1,140 @@
+"""The frozen values that cross the process boundary: what to explain, and what came out.
+
+A task is self-contained and picklable, so that a durable queue or a cluster could run it elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxplain.facts.cards import GradientFact
+
+ARENA_SHARE = 0.75  # of a worker's memory: a run too large for it is refused while all else still has room
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """What one worker may use.
+
+    Attributes:
+        threads: intra-op threads of a session.
+        memory_bytes: address space (RLIMIT_AS), `ARENA_SHARE` of it for what runs of models need; 0 for no limit.
+        models: how many loaded models a worker keeps.
+        probe: load and measure one model, optimisation off first, then exit; for files not trusted yet.
+        json_logs: whether its log lines are JSON.
+    """
+
+    threads: int = 1
+    memory_bytes: int = 0
+    models: int = 32
+    probe: bool = False
+    json_logs: bool = False
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which exact model a task is about; equal references mean the same bytes, manifest included.
+
+    Attributes:
+        name: as in the URL.
+        path: the model's folder, or its `.onnx` file.
+        sha256: of the .onnx bytes; a worker refuses to load others.
+        version: for people.
+        fingerprint: changes with any file of the folder, so that a new manifest is a new model.
+    """
+
+    name: str
+    path: str
+    sha256: str = ""
+    version: str = "1"
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class ExplainTask:
+    """One piece of work for a worker.
+
+    Attributes:
+        model: the model to use.
+        method: a method of `onnxplain.facts.methods.METHODS`, or `predictions`, `inspect`, `explainer-model`.
+        media_type: of `body`, lower case and without parameters; empty when there is no body.
+        body: what the caller sent, not decoded.
+        options: query parameters or form fields, as the method's options model dumped them (only those that were set).
+        pictures: whether the answer needs rendered PNGs (`heatmap`, `overlay`), to save the work where it does not.
+        limits: `max_pixels`, `max_cells`, `max_cost_ms` in force for this request.
+        one_picture: the answer is the one PNG that the options name, of the first target.
+    """
+
+    model: ModelRef
+    method: str
+    media_type: str = ""
+    body: bytes = b""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ("heatmap", "overlay")
+    limits: Mapping[str, float] = field(default_factory=dict)
+    one_picture: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class and its score before softmax; `probability` after it, None for a regression."""
+
+    index: int
+    label: str
+    score: float
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """One explained target. `heatmap` and `overlay` are PNG bytes as large as the upright picture.
+
+    `values` is the raw map, `[h][w]` float32; `maximum` its greatest value; `layer` is None for input attributions.
+    """
+
+    target: Prediction
+    layer_name: str | None
+    layer_shape: tuple[int, ...] | None
+    maximum: float
+    heatmap: bytes | None = None
+    overlay: bytes | None = None
+    values: list[list[float]] | None = None
+
+
+@dataclass(frozen=True)
+class PictureExplanation:
+    """What a picture method found. `timings_ms` has `decode`, `run`, `render`."""
+
+    predictions: tuple[Prediction, ...]
+    explanations: tuple[Heatmap, ...]
+    gradient: GradientFact
+    timings_ms: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TableExplanation:
+    """What a table method found: the JSON document of contract.md, but for `model`, `method` and `timings_ms`."""
+
+    document: Mapping[str, Any]
+    timings_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Model answers: one list of `Prediction` a picture or row (classification, best first), or floats (regression)."""
+
+    rows: list[Any]
+    timings_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A generated ONNX file."""
+
+    content: bytes
+
+
+Explanation = PictureExplanation | TableExplanation | Predictions | ModelFile

@@ -1,0 +1,1 @@
+"""What a model's numbers mean: its input, its scores, its classes."""

@@ -1,0 +1,1 @@
+"""Which models exist: folders of models, and a store of what was uploaded."""

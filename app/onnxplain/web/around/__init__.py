@@ -1,0 +1,1 @@
+"""What wraps every request: identity, keys, limits, what is logged and traced."""
