@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxplain import tables
-from onnxplain.explain.table_labels import read_truth
+from onnxplain.explain.table_labels import read_truth, refuse_other_width
 from onnxplain.explain.table_warnings import table_warnings
 from onnxplain.explainers.tables.exact import exact_importance
 from onnxplain.explainers.tables.guards import Doubts, find_doubts
@@ -58,13 +58,18 @@ def predict_table(task: ExplainTask, model: TabularModel) -> Predictions:
         numbers = predicted.values.tolist()
         rows: list[Any] = [row[0] for row in numbers] if predicted.values.shape[1] == 1 else numbers
     else:
-        rows = [_best_first(row, model.classes) for row in predicted.values.tolist()]
+        said = predicted.classes.tolist() if predicted.classes is not None else [None] * table.n_rows
+        rows = [
+            _best_first(row, model.classes, best, probable=model.has_probabilities)
+            for row, best in zip(predicted.values.tolist(), said, strict=True)
+        ]
     return Predictions(rows, {"decode": decode_ms, "run": _ms(started)})
 
 
-def _best_first(probabilities: list[float], classes: Sequence[str]) -> list[Prediction]:
-    order = sorted(range(len(classes)), key=lambda index: -probabilities[index])
-    return [Prediction(index, classes[index], probabilities[index], probabilities[index]) for index in order]
+def _best_first(scores: list[float], classes: Sequence[str], best: int | None, *, probable: bool) -> list[Prediction]:
+    """The classes of a row: first the one that the model itself gives, then by score."""
+    order = sorted(range(len(classes)), key=lambda index: (index != best, -scores[index]))
+    return [Prediction(index, classes[index], scores[index], scores[index] if probable else None) for index in order]
 
 
 def explain_table(
@@ -93,6 +98,10 @@ def explain_table(
     n_repeats = 1 if options.n_repeats == "exact" else options.n_repeats
     shuffles = Shuffles(n, options.seed, _n_samples(options.max_samples, n))
     drawn = shuffles.drawn
+    if drawn is not None and weights is not None and not weights[drawn].sum() > 0:
+        raise BadTable(
+            "None of the rows that max_samples and seed draw has a weight; draw more rows, or weigh more of them."
+        )
     sample = table if drawn is None else table.take(drawn)
     to_the_bit = not all(METRICS[name].smooth for name in options.metrics or () if name in METRICS)
     evaluator = model.evaluator(sample, len(groups), to_the_bit=to_the_bit)
@@ -209,13 +218,16 @@ def _measures(
                 f"{with_labels[0]} needs labels, and none came; send labels, name the label column, or use {LABEL_FREE}."
             )
         truth = labels if drawn is None else labels[drawn]
+        if task == "regression":
+            refuse_other_width(truth, evaluator.baseline().values.shape[1])
         chosen = {metric.name: metric for metric in choose(with_labels, task, truth)}
         measures = [Measure(metric, truth) for metric in chosen.values()]
         if not model.has_probabilities and (
             poor := set(chosen) & {"roc_auc", "average_precision", "log_loss", "brier"}
         ):
             raise BadParameter(
-                f"{poor.pop()} needs probabilities, but this model answers with labels only; use accuracy or f1_macro."
+                f"{poor.pop()} needs probabilities, and this model gives none: it answers with labels, or with scores of another kind "
+                "(decision values, distances, margins, votes). Use accuracy or f1_macro."
             )
     if LABEL_FREE in names:
         base = evaluator.baseline().values.astype(np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ def read_truth(labels: list[Any], n: int, model: TabularModel, weights: NDArray[
     if model.card.task == "regression":
         return Truth(_numbers(labels), 0, weights)
     index = model.label_index
-    # Where the classes are 0 and 1, true and false are those.
-    texts = [_text(int(label) if isinstance(label, bool) and str(label) not in index else label) for label in labels]
-    indices = [index.get(text, -1) for text in texts]
+    if None in labels:
+        raise BadTable(
+            f"Row {labels.index(None) + 1}: the label None says nothing; give the row a label, or leave it out."
+        )
+    indices = [next((index[text] for text in _spellings(label) if text in index), -1) for label in labels]
     if -1 in indices:
         row = indices.index(-1)
         known = ", ".join(f"'{name}'" for name in model.classes[:10]) + (" ..." if len(model.classes) > 10 else "")
@@ -35,14 +38,38 @@ def read_truth(labels: list[Any], n: int, model: TabularModel, weights: NDArray[
     return Truth(np.array(indices, dtype=np.intp), len(model.classes), weights)
 
 
-def _text(label: Any) -> str:
-    """1.0, "1.0" and 1 are the same class to people and to CSV files."""
-    if isinstance(label, str):
-        whole, dot, zeros = label.strip().partition(".")
-        return whole if dot and not zeros.strip("0") and whole.lstrip("-").isdigit() else label.strip()
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    return str(label)
+def _spellings(label: Any) -> Iterator[str]:
+    """How a label may be written as the name of a class, the label's own spelling first.
+
+    1.0, "1.0" and 1 are the same class to people and to CSV files; so are true, "True" and "TRUE", which are 1 where classes are numbers.
+    """
+    text = str(label).strip()
+    yield str(label)
+    yield text
+    whole, dot, zeros = text.partition(".")
+    if whole.lstrip("-").isdigit() and not zeros.strip("0"):
+        yield whole
+        if not dot:
+            yield f"{whole}.0"
+    if text.lower() in {"true", "false"}:
+        yield text.capitalize()
+        yield text.lower()
+        yield text.upper()
+        yield str(int(text.lower() == "true"))
+
+
+def refuse_other_width(truth: Truth, width: int) -> None:
+    """Labels of a regression come as many a row as the model gives numbers a row.
+
+    Raises:
+        BadTable: there are more or fewer.
+    """
+    came = truth.values.shape[1]
+    if came != width:
+        raise BadTable(
+            f"The rows have {came} {'label' if came == 1 else 'labels'} each, but the model predicts {width} "
+            f"{'target' if width == 1 else 'targets'}; send {width} for each row."
+        )
 
 
 def _numbers(labels: list[Any]) -> NDArray[np.float64]:

@@ -73,7 +73,7 @@ def _column(column: Any, feature: Feature | None) -> NDArray[Any]:
         return np.array(column.to_pylist(), dtype=object)
     floating = feature.dtype.startswith("float")
     if floating and (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        doubles = column.cast(pa.float64()).to_numpy()
+        doubles = column.cast(pa.float64(), safe=False).to_numpy()
         with np.errstate(over="ignore"):
             rounded: NDArray[Any] = doubles.astype(feature.dtype)
         if not np.isinf(rounded).any():

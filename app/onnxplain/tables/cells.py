@@ -22,6 +22,7 @@ Layout = Sequence[Sequence[Feature]]
 MISSING_TEXTS = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "NULL"})
 _NUMBERS = {int, float}
 _FLOATS = {"float32", "float64"}
+_WORDS = {"true": 1.0, "false": 0.0, "True": 1.0, "False": 0.0, "TRUE": 1.0, "FALSE": 0.0}
 _TRUTHS = {"true": True, "false": False, "1": True, "0": False, "True": True, "False": False}
 
 
@@ -144,6 +145,10 @@ class Cells:
         """
         if not self.n_rows:
             raise BadTable("The table has no rows; send at least one.")
+        if labels is not None and self._label_place is not None:
+            raise BadTable(
+                f"Labels came twice: in the column '{self.names[self._label_place][:60]}' and in the list labels; send one of the two."
+            )
         blocks = tuple(
             parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*self._parts, strict=True)
         )
@@ -258,8 +263,13 @@ def from_texts(texts: list[str], feature: Feature, first_row: int) -> NDArray[An
 
 
 def _float(text: str) -> float | None:
-    """A finite number, NaN for a missing value, None for anything else (Python's own forms, such as 1_000, too)."""
+    """A finite number, NaN for a missing value, None for anything else (Python's own forms, such as 1_000, too).
+
+    true and false are 1 and 0, as they are in JSON: whether a cell is a number must not depend on what other cells hold.
+    """
     text = text.strip()
+    if text in _WORDS:
+        return _WORDS[text]
     if text in MISSING_TEXTS:
         return np.nan
     try:

@@ -68,7 +68,7 @@ def _numbers(chunk: bytes) -> list[list[float | None]] | None:
     if b"[" in chunk or b"{" in chunk:
         return None
     lines = chunk.replace(b"\r\n", b"\n") if b"\r" in chunk else chunk
-    rows = b"[[" + lines.strip(b"\n").replace(b"\n", b"],[") + b"]]"
+    rows = b"[[" + lines.removesuffix(b"\n").replace(b"\n", b"],[") + b"]]"
     decoded = _decoded(rows)
     if decoded is None:  # most often since cells are missing
         for empty, null in ((b",,", b",null,"), (b",,", b",null,"), (b"[,", b"[null,"), (b",]", b",null]")):

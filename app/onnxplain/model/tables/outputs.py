@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ Link = Literal["probabilities", "positive", "values", "one-hot"]
 
 _WHOLE = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.STRING, TensorProto.BOOL})
 _TRANSPARENT = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
+_PICKERS = frozenset({"ArrayFeatureExtractor", "Gather", "LabelEncoder"})
 PROBABILITIES = "onnxplain_probabilities"
 
 
@@ -69,7 +70,10 @@ def read_answer(model: ModelProto, manifest: Manifest) -> Answer:
     if label is None and not (manifest.task == "classification" or manifest.classes or _ends_in(graph, scores[0])):
         return _values(model, scores, manifest)
     known = names or _class_names(graph, label or scores[0])
-    return _classification(model, graph, scores, label, manifest, known)
+    answer = _classification(model, graph, scores, label, manifest, known)
+    if label is not None and not known and _is_argmax(graph, label):
+        return replace(answer, graph_classes=tuple(map(str, range(len(answer.classes)))))
+    return answer
 
 
 def _values(model: ModelProto, scores: list[str], manifest: Manifest) -> Answer:
@@ -113,6 +117,14 @@ def _classification(
             f"The model gives {width} scores, but {len(classes)} classes are named; correct `classes` in model.toml."
         )
     return Answer("classification", "probabilities", (output,), label, classes, _as_graph(known, classes))
+
+
+def _is_argmax(graph: Graph, label: str | None) -> bool:
+    """Whether the label is the place of the greatest score, as ArgMax gives it: a number that is no class's name."""
+    node = graph.producer.get(label or "")
+    while node is not None and node.op_type in _TRANSPARENT:
+        node = graph.producer.get(node.input[0])
+    return node is not None and node.op_type == "ArgMax"
 
 
 def _as_graph(known: tuple[str, ...], classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -166,10 +178,19 @@ def _upstream(graph: Graph, name: str) -> Iterator[NodeProto]:
 
 
 def _class_names(graph: Graph, output: str) -> tuple[str, ...]:
-    """What the graph itself makes labels from: a classifier's own list, or a constant that an index picks from."""
+    """What the graph itself makes labels from: a classifier's own list, or a constant that an index picks from.
+
+    Lists that names are picked from count only where nothing but picking lies between them and the output: further back stand the codes
+    of an encoder at the model's input.
+    """
+    picking = {output}
     for node in _upstream(graph, output):
         if labels := _labels_of(node):
             return labels
+        if picking.isdisjoint(node.output):
+            continue
+        if node.op_type in _TRANSPARENT | _PICKERS:
+            picking.update(node.input)
         if (
             node.op_type in {"ArrayFeatureExtractor", "Gather"}
             and (tensor := graph.weights.get(node.input[0])) is not None

@@ -34,6 +34,7 @@ from onnxplain.model.tables.outputs import Answer, class_indices, read_answer
 RUN_SECONDS = 0.04  # a run cannot be stopped inside one operator, so no run may take longer
 RUN_ROWS = 8192  # more would leave the processor's cache between two operators
 _TRIAL_ROWS = 256
+_NEAR = 1e-3  # how far rounding may take a probability out of its range, or their sum from 1
 
 
 class TabularModel:
@@ -43,7 +44,8 @@ class TabularModel:
         card: facts for everybody.
         layout: columns of each input.
         classes: labels in the order of the scores; empty for a regression.
-        has_probabilities: False where the graph answers with labels alone.
+        has_probabilities: False where the graph answers with labels alone, or with scores that are no probabilities: decision values,
+            distances, margins, votes.
         categories: texts that the graph knows; None where that cannot be told.
     """
 
@@ -57,11 +59,13 @@ class TabularModel:
         folder: Path | None,
         cancellation: Cancellation,
         threads: int,
+        *,
+        probable: bool = True,
     ) -> None:
         self.card = card
         self.layout: tuple[tuple[Feature, ...], ...] = tuple(table_input.features for table_input in inputs)
         self.classes = answer.classes
-        self.has_probabilities = answer.link != "one-hot"
+        self.has_probabilities = answer.link != "one-hot" and probable
         self.categories = known_categories(model)
         self.check: Callable[[], None] = cancellation.check
         self._inputs = inputs
@@ -127,7 +131,7 @@ class TabularModel:
         if link == "values":
             return Predicted(values)
         if link == "positive" and values.shape[1] == 1:
-            values = np.concatenate([1 - values, values], axis=1)
+            values = np.concatenate([1 - values if self.has_probabilities else -values, values], axis=1)
         if values.shape[1] != len(self.classes):
             raise ModelRefused(
                 f"The model gives {values.shape[1]} scores for {len(self.classes)} classes; correct `classes` in model.toml."
@@ -287,6 +291,13 @@ def load_tabular(
         _inside(folder, manifest.tabular.evaluation_data)
     # One thread a session: then a row's prediction depends on that row alone, not on how many others there are.
     session = Session(model, cancellation, 1)
+    forward_ms, scores = _tried(session, known_categories(model), inputs, answer)
+    probable = answer.task == "regression" or not scores or are_probabilities(scores)
+    warnings = answer.warnings
+    if not probable:
+        refused = "Metrics that need probabilities are refused."
+        what = "are no probabilities: on trial rows they leave the range from 0 to 1, or do not sum to 1."
+        warnings = (*warnings, f"The scores in '{answer.scores[0]}' {what} {refused}")
     card = ModelCard(
         name=identity.name,
         version=identity.version,
@@ -305,16 +316,28 @@ def load_tabular(
         ),
         explainers=("permutation-importance",),
         samples=_samples(folder),
-        warnings=answer.warnings,
-        forward_ms=_forward_ms(session, known_categories(model), inputs, answer),
+        warnings=warnings,
+        forward_ms=forward_ms,
     )
-    return TabularModel(model, session, card, inputs, answer, folder, cancellation, threads)
+    return TabularModel(model, session, card, inputs, answer, folder, cancellation, threads, probable=probable)
 
 
-def _forward_ms(
+def are_probabilities(scores: list[NDArray[Any]]) -> bool:
+    """Whether scores of n rows, in one tensor or a tensor for each class, lie from 0 to 1 and sum to 1 (a single column need not).
+
+    Rows without a finite score say nothing.
+    """
+    values = np.concatenate([part.reshape(len(part), -1) for part in scores], axis=1)
+    values = values[np.isfinite(values).all(axis=1)]
+    if not ((values >= -_NEAR) & (values <= 1 + _NEAR)).all():
+        return False
+    return values.shape[1] == 1 or bool((np.abs(values.sum(axis=1) - 1) <= _NEAR).all())
+
+
+def _tried(
     session: Session, categories: frozenset[str] | None, inputs: tuple[TableInput, ...], answer: Answer
-) -> float:
-    """Milliseconds a row on one thread, the best of three runs on made-up rows; 0 where the model refuses those."""
+) -> tuple[float, list[NDArray[Any]]]:
+    """Milliseconds a row on one thread, the best of three runs on made-up rows, and the scores of these; 0 and none where they are refused."""
     rows = next((i.rows for i in inputs if i.rows is not None), _TRIAL_ROWS)
     noise = Noise()
     texts = sorted(categories or {""})
@@ -332,15 +355,15 @@ def _forward_ms(
     try:
         for _ in range(3):
             started = time.perf_counter()
-            session.run(feeds, [*answer.scores] or None)
+            scores = session.run(feeds, [*answer.scores] or None)
             best = min(best, time.perf_counter() - started)
     except InputTooLarge as error:
         raise ModelRefused(
             f"The model needs more memory than a worker may use, even for {rows} rows; use a smaller one."
         ) from error
     except Exception:  # noqa: BLE001  # made-up rows may be refused by a graph that takes real ones
-        return 0.0
-    return float(best) * 1000 / rows
+        return 0.0, []
+    return float(best) * 1000 / rows, scores if answer.scores else []
 
 
 def _unread(model: ModelProto, inputs: tuple[TableInput, ...]) -> frozenset[int]:
