@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -120,5 +121,20 @@ def test_two_models_of_the_same_graph_keep_their_own_manifests(tmp_path: Path) -
             body = json.dumps({"rows": [{f"column_{name}": 4}]}).encode()
             answer = await pool.run(ExplainTask(ref, "predictions", "application/json", body), 20)
             assert answer.rows == [8]
+
+    with_registry(tmp_path, scenario)
+
+
+def test_a_model_file_that_is_a_folder_or_a_pipe_hides_no_other(tmp_path: Path) -> None:
+    """Reading a folder fails, and reading a pipe waits for a writer who never comes."""
+    (tmp_path / "folder" / "model.onnx").mkdir(parents=True)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "model.onnx")
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "model.onnx").write_bytes(linear(2))
+
+    async def scenario(registry: Registry, pool: Pool) -> None:
+        assert [model.ref.name for model in registry.all()] == ["good"]
+        assert await says(registry, pool, "good", 5) == 10
 
     with_registry(tmp_path, scenario)

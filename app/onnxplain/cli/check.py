@@ -22,7 +22,7 @@ _LISTED = 32  # classes in a manifest; more belong into a file
 
 def show_models(settings: Settings) -> int:
     """Print every model of the folder, one a line; the exit status is 1 if one of them is refused."""
-    names = sorted(file.parent.name for file in settings.models.glob("*/model.onnx"))
+    names = sorted(file.parent.name for file in settings.models.glob("*/model.onnx") if file.is_file())
     if not names:
         click.echo(f"{settings.models} holds no model. Put one at {settings.models}/NAME/model.onnx.")
         return 0

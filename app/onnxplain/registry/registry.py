@@ -277,7 +277,9 @@ def _scan(folder: Path) -> dict[str, Path]:
     found = {}
     for file in sorted(folder.glob(f"*/{MODEL}")):
         name = file.parent.name
-        if NAME.fullmatch(name):
+        if not file.is_file():
+            log.warning("folder %s is passed over: its %s is no plain file; put the model's file there", name, MODEL)
+        elif NAME.fullmatch(name):
             found[name] = file.parent
         else:
             log.warning("folder %s is passed over: a model's name matches %s", name, NAME.pattern)
