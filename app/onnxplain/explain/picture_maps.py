@@ -181,7 +181,9 @@ def _layer_maps(
             return cam.score_cam(A, x, model.predict, targets, combine, batch=_batch(x), report=report)
         case "ablationcam":
             return cam.ablation_cam(A, run.scores, run.tail, targets, combine, batch=_batch(A), report=report)
-    return [cam.activation(A)] * len(targets)
+        case "activation":
+            return [cam.activation(A)] * len(targets)
+    raise AssertionError(f"{method} has a row in METHODS and no function")
 
 
 def _augmented(
@@ -257,6 +259,8 @@ def _at_input(
                 report=report,
             )
         case _:
+            if method != "fullgrad":
+                raise AssertionError(f"{method} has a row in METHODS and no function")
             found = [model.bias_gradients(x, target) for target in targets]
             maps = [cam.full_grad(x[0], f.gradient, f.biases, f.gradients) for f in found]
     return Pictured(scores, targets, maps, None, fact)

@@ -119,9 +119,14 @@ class Worker:
                 f"{task.method} explains {'pictures' if kind == 'image' else 'tables'}, but model '{model.card.name}' takes "
                 f"{'pictures' if model.card.kind == 'image' else 'tables'}. Use one of: {', '.join(model.card.explainers)}."
             )
-        if isinstance(model, TabularModel):
+        if isinstance(model, ImageModel):
+            if task.method == "explainer-model":
+                return explainer_model(task, model)
+            if method is not None:
+                return explain_picture(task, model, report)
+        elif task.method == "permutation-importance":
             return explain_table(task, model, report)
-        return explainer_model(task, model) if method is None else explain_picture(task, model, report)
+        raise AssertionError(f"{task.method} has no function")
 
     def _model(self, ref: ModelRef) -> ImageModel | TabularModel:
         """The loaded model, from memory where it is; the one not used for longest makes room."""
