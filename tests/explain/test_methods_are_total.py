@@ -15,7 +15,7 @@ from onnxplain.model import Cancellation, ImageModel, load
 DIGITS = Path(__file__).parents[2] / "models" / "digits"
 
 
-@pytest.mark.parametrize("like", ["gradcam", "eigencam", "activation", "saliency", "fullgrad"])
+@pytest.mark.parametrize("like", [name for name in METHODS if METHODS[name].kind == "image"])
 def test_a_row_without_a_function_is_no_answer(monkeypatch: pytest.MonkeyPatch, like: str) -> None:
     monkeypatch.setitem(METHODS, "toy", replace(METHODS[like], name="toy"))
     model = load(DIGITS, name="digits", cancellation=Cancellation())

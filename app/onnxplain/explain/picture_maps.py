@@ -222,7 +222,7 @@ def _at_input(
         return found if probabilities is None else probabilities
 
     match options:
-        case IntegratedGradientsOptions():
+        case IntegratedGradientsOptions() if method == "integrated-gradients":
             baseline = _baseline(model, options.baseline)
             maps = [
                 attribution.integrated_gradients(
@@ -230,7 +230,7 @@ def _at_input(
                 )
                 for i, target in enumerate(targets)
             ]
-        case SmoothGradOptions():
+        case SmoothGradOptions() if method == "smoothgrad":
             maps = [
                 attribution.smooth_grad(
                     x,
@@ -243,10 +243,10 @@ def _at_input(
                 )
                 for i, target in enumerate(targets)
             ]
-        case OcclusionOptions():
+        case OcclusionOptions() if method == "occlusion":
             window, stride = square((x.shape[2], x.shape[3]), options)
             maps = attribution.occlusion(x, model.predict, targets, window, stride, batch=batch, report=report)
-        case RiseOptions():
+        case RiseOptions() if method == "rise":
             maps = attribution.rise(
                 x,
                 confidence,
