@@ -123,3 +123,10 @@ def test_drawn_rows_without_any_weight_are_refused(tmp_path: Path) -> None:
 def test_a_cell_is_read_in_one_way_whatever_others_hold(tmp_path: Path) -> None:
     model = loaded(tmp_path / "m", [MATMUL], [("z", TensorProto.FLOAT, [None, 3])], 'task = "regression"\n')
     assert predicted(model, "x0,x1\ntrue,2\n")[0] == predicted(model, "x0,x1\ntrue,2\nNA,3\n")[0] == [0.0, 3.0, -4.0]
+
+
+def test_a_budget_of_any_size_is_a_budget(tmp_path: Path) -> None:
+    """A number of seconds near the end of its type is more than enough, and no repeat is left out for it."""
+    model = loaded(tmp_path / "m", [MATMUL, SOFTMAX], [("p", TensorProto.FLOAT, [None, 3])])
+    found = explained(model, labels=BEST.tolist(), n_repeats=5, max_seconds=1e308)
+    assert [len(each["values"]) for each in found["importances"]["accuracy"]] == [5, 5]

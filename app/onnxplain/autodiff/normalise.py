@@ -28,7 +28,7 @@ def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
         ModelRefused: the model is older than opset 7, or the upgrade fails.
     """
     if model.functions:
-        model = inliner.inline_local_functions(model)
+        model = inliner.inline_local_functions(_with_defaults(model))
     while any(node.op_type == "If" for node in model.graph.node):
         resolved = _resolve_branches(model)
         if resolved is model:
@@ -36,6 +36,29 @@ def normalise(model: onnx.ModelProto) -> onnx.ModelProto:
         model = resolved
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), DIALECT)
     return lower(model if version >= DIALECT else _upgrade(model, version))
+
+
+def _with_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every call of a function naming all its attributes, in a copy where that changes something.
+
+    The inliner forgets the attributes that a function has defaults for, and what is left then takes the operator's own.
+    """
+    if not any(function.attribute_proto for function in model.functions):
+        return model
+    original, model = model, onnx.ModelProto()
+    model.CopyFrom(original)
+    defaults = {
+        (function.domain, function.name, function.overload): {a.name: a for a in function.attribute_proto}
+        for function in model.functions
+    }
+    waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    while waiting:
+        node = waiting.pop()
+        named = {attribute.name for attribute in node.attribute}
+        missing = defaults.get((node.domain, node.op_type, node.overload), {})
+        node.attribute.extend(attribute for name, attribute in missing.items() if name not in named)
+        waiting += [inner for a in node.attribute for graph in (a.g, *a.graphs) for inner in graph.node]
+    return model
 
 
 def expand(graph: Graph, operators: Iterable[str]) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
 from onnxplain.autodiff import normalise
@@ -190,20 +190,17 @@ def _require_single_file(model: ModelProto) -> None:
             )
 
 
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    graphs = [model.graph]
-    nodes = [node for function in model.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            yield from graph.initializer
-            for sparse in graph.sparse_initializer:
-                yield from (sparse.values, sparse.indices)
-            nodes += graph.node
+def _tensors(message: Message) -> Iterator[TensorProto]:
+    """Every tensor of a message, whatever field holds it: a list of the fields would forget those of the next version of ONNX."""
+    waiting = [message]
+    while waiting:
+        holder = waiting.pop()
+        if isinstance(holder, TensorProto):
+            yield holder
             continue
-        for attribute in nodes.pop().attribute:
-            yield from (attribute.t, *attribute.tensors)
-            graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") or attribute.graphs else []
+        for field, value in holder.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                waiting += [value] if isinstance(value, Message) else list(value)
 
 
 def _require_known_domains(model: ModelProto) -> None:

@@ -243,7 +243,7 @@ def _round(plan: Plan, repeats: int, seconds: float) -> int:
     size = max(1, repeats // 2)
     if plan.max_seconds is None:
         return size
-    return max(1, min(size, int(plan.max_seconds / 10 * repeats / max(seconds, 1e-9))))
+    return max(1, int(min(size, plan.max_seconds / 10 * repeats / max(seconds, 1e-9))))
 
 
 def _block(repeats: int, base: Predicted) -> int:
