@@ -28,3 +28,11 @@ def test_a_worker_runs_nothing_of_the_folder_that_the_service_was_started_in(
 
 def test_the_runtime_of_a_worker_reports_to_nobody() -> None:
     assert worker_environment()["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_a_worker_does_not_know_the_keys_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXPLAIN_API_KEYS", "secret")
+    monkeypatch.setenv("HARMLESS", "kept")
+    environment = worker_environment()
+    assert "secret" not in environment.values()
+    assert environment["HARMLESS"] == "kept"
