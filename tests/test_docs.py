@@ -124,6 +124,23 @@ def _check_manifest(text: str, folder: Path) -> None:
     parse_manifest(text.encode(), folder)
 
 
+# What may be wider than a line of prose: generated parts, code, tables, and a line that begins with a long link or address.
+WIDE = re.compile(r"<!-- \[\[\[cog.*?\[\[\[end\]\]\] -->|^```.*?^```$|^\|.*?$|^!?\[[^\n]*\)$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *(file for file in DOCUMENTS if file.name != "CONTRIBUTING.md"),
+        ROOT / "openapi.md",
+        ROOT / "client" / "README.md",
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_prose_has_lines_of_at_most_120_characters(document: Path) -> None:
+    assert [line for line in WIDE.sub("", document.read_text()).splitlines() if len(line) > 120] == []
+
+
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
