@@ -159,7 +159,7 @@ def test_work_that_is_too_dear_is_refused_with_its_price(cancer: TabularModel) -
         (
             {"rows": [[1.0] * 30], "labels": ["cat"]},
             BadTable,
-            "Row 1: the label 'cat' is no class of the model; its classes are 'mal",
+            "Row 1: the label 'cat' is not a class of the model; its classes are 'mal",
         ),
         ({"rows": [[1.0] * 30], "labels": [None]}, BadTable, "Row 1: the label None"),
         (
@@ -172,7 +172,7 @@ def test_work_that_is_too_dear_is_refused_with_its_price(cancer: TabularModel) -
         ({"metrics": ["r2"]}, BadParameter, "'r2' is no metric for a classification model"),
         ({"features": ["size"]}, BadParameter, "The model has no column 'size'"),
         ({"groups": {"g": ["size"]}}, BadParameter, "The model has no column 'size'"),
-        ({"groups": {"mean_area": ["mean_radius"]}}, BadParameter, "called like a column"),
+        ({"groups": {"mean_area": ["mean_radius"]}}, BadParameter, "has the name of a column"),
         ({"features": []}, BadParameter, "features is empty"),
         ({"sample_weight": [1.0]}, BadTable, "sample_weight has 1 values for 228 rows"),
         ({"sample_weight": [0.0] * 228}, BadTable, "zero for every row"),

@@ -247,7 +247,7 @@ def test_three_crashes_within_a_minute_quarantine_that_model_alone(models: dict[
         for _ in range(3):
             with pytest.raises(InputCrashedRuntime):
                 await answer(pool, models["division"], *CRASH)
-        with pytest.raises(ModelUnavailable, match="rests"):
+        with pytest.raises(ModelUnavailable, match="is paused"):
             await answer(pool, models["division"], 4, 2)
         assert await answer(pool, models["counter"], 4) == 4
         pool._quarantine._crashes[models["division"]].popleft()  # as if the first had been longer ago than the window

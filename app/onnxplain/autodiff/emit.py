@@ -22,8 +22,9 @@ class Emitter:
     Attributes:
         graph: the forward graph, for types, shapes and constants.
         dtype: element type that floats take, that of the cotangent at hand.
-        gated: by a forward tensor and its cotangent, which is mostly zeros: makes the same again, for where the tensor is above zero.
-            To shut the gate of a Relu costs less before they are spread out than behind; what is then not used drops out.
+        gated: for a forward tensor and its cotangent, a function that emits this cotangent once more, zero where the tensor is not
+            above zero. A pooling registers it: its cotangent is small before it is spread out, so the gate of the Relu in front of
+            the pooling is cheapest there. The ungated cotangent then has no reader and is dropped.
     """
 
     def __init__(self, graph: Graph, prefix: str = "gradient") -> None:

@@ -1,6 +1,6 @@
 """Masks and repeats between convolutions, written in the few operators that ONNX Runtime runs in its blocked layout (NCHWc).
 
-A convolution is fast in that layout, and every change into it and out of it is a pass over memory: as dear as the gate itself. Mul,
+A convolution is fast in that layout, and every change into it and out of it is a pass over memory: as expensive as the gate itself. Mul,
 Add, HardSigmoid, pooling and Resize stay inside; Greater, Cast, Where, Sub and Expand leave. So a mask is a HardSigmoid so steep that
 it is a step. With ResNet-50 the input gradient then takes 2.5 forward passes instead of 3.0. Results are the same to the last bit,
 except that numbers closer to the threshold than 1e-30 count as partly above it.
@@ -35,8 +35,9 @@ def below(op: Emitter, g: str, value: str, threshold: float) -> str:
 def between(op: Emitter, g: str, value: str, low: float, high: float) -> str:
     """g where low < value < high, else 0, for a value that lies from low to high.
 
-    In the blocked layout a value from 0 gets by with one mask: a depthwise convolution moves it down by 2^-100, a LeakyRelu, which
-    ONNX Runtime fuses with that, turns the small negative number that 0 became into `high`, and so both ends are shut by one step.
+    In the blocked layout one mask is enough for a value that is never below 0. A depthwise convolution subtracts 2^-100, which makes
+    0 a small negative number. A LeakyRelu, which ONNX Runtime fuses with that convolution, turns this number into `high`. One step
+    at `high` then shuts both ends.
     """
     shape = op.graph.shape(value)
     blocked = op.dtype == TensorProto.FLOAT and shape is not None and len(shape) == 4 and shape[1] is not None

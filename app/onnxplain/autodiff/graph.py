@@ -24,8 +24,9 @@ Extents = tuple[Extent | None, ...]
 
 PROBED_BATCHES = (1, 3)
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-SMALL = 1 << 14  # elements; what is larger is no shape arithmetic
-_AS_ITS_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}  # whose result the specification does not infer
+SMALL = 1 << 14  # elements of the largest tensor that may be shape arithmetic
+# Operators whose result has the type of the input, which ONNX's shape inference does not tell.
+_AS_ITS_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}
 _RANDOM = {
     "RandomNormal",
     "RandomNormalLike",
@@ -277,7 +278,9 @@ class _Probe:
             except shape_inference.InferenceError:
                 self.contradictions += 1
             except (defs.SchemaError, KeyError, RuntimeError, checker.ValidationError):
-                pass  # of another domain, of types that do not fit, or one whose shape cannot be told: the runtime will see
+                # The operator is of another domain, has operands of wrong types, or a shape that cannot be inferred. Its type
+                # stays unknown here; the runtime decides whether it can run it.
+                pass
         if node.op_type in _AS_ITS_INPUT and node.input[0] in self.types:
             self.types[node.output[0]] = self.types[node.input[0]]
         if node.op_type in ("MaxPool", "AveragePool", "LpPool"):

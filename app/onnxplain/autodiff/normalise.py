@@ -12,9 +12,9 @@ from onnxplain.autodiff.graph import Graph
 from onnxplain.autodiff.lowering import lower
 from onnxplain.facts.errors import ModelRefused
 
-DIALECT = 18  # from this opset on axes, bounds, pads and splits are inputs; rules write and read it
-OLDEST = 7  # before, operands were broadcast along an axis that each node named
-LARGE = 1 << 10  # bytes; weights above it stay out of the converter, which would copy them several times
+DIALECT = 18  # the opset that rules read and write: axes, bounds, pads and splits are inputs from here on
+OLDEST = 7  # the oldest opset read; older ones broadcast along an axis that each node names
+LARGE = 1 << 10  # bytes of the largest weight that passes through the converter, which copies each several times
 
 
 def normalise(model: onnx.ModelProto) -> onnx.ModelProto:

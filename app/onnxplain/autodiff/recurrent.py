@@ -14,7 +14,7 @@ from onnxplain.autodiff.emit import Emitter
 from onnxplain.autodiff.graph import Node
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
-MOST_STEPS = 256  # each is some thirty nodes, there and back
+MOST_STEPS = 256  # steps written out at most; a step is some thirty nodes, its gradient included
 
 States = tuple[str, ...]
 Names = Sequence[str]

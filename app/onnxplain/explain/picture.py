@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 
 JSON = "application/json"
 SHOWN_CLASSES = 10
-RENDERED = 4  # times the largest picture taken: what one answer may hold
+RENDERED = 4  # how many times the pixels of the largest picture taken one answer may hold
 
 
 def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[float], None]) -> PictureExplanation:

@@ -45,7 +45,7 @@ _LAYER_CAMS: dict[str, _LayerCam] = {
     "layercam": cam.layer_cam,
 }
 _STRENGTHS = (0.9, 1.0, 1.1)
-_BATCH_VALUES = 16 * 3 * 224 * 224  # of the pictures in one run: more saves no time, but costs memory
+_BATCH_VALUES = 16 * 3 * 224 * 224  # most numbers of the pictures in one run: more saves no time, but costs memory
 
 
 @dataclass(frozen=True)

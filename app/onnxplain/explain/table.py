@@ -190,7 +190,7 @@ def _groups(model: TabularModel, options: PermutationBody) -> list[Named]:
     named = [Named(model.features[i], (i,)) for i in wanted]
     for name, columns in (options.groups or {}).items():
         if name in place:
-            raise BadParameter(f"The group '{name[:60]}' is called like a column; choose another name.")
+            raise BadParameter(f"The group '{name[:60]}' has the name of a column; choose another name.")
         named.append(Named(name, tuple(dict.fromkeys(known(column) for column in columns))))
     if not named:
         raise BadParameter("features is empty and there are no groups; name at least one column.")

@@ -17,7 +17,7 @@ def read_truth(labels: list[Any], n: int, model: TabularModel, weights: NDArray[
     """The labels of n rows.
 
     Raises:
-        BadTable: there are too few or too many, or one is no class of the model or no number.
+        BadTable: there are too few or too many, or one is neither a class of the model nor a number.
     """
     if len(labels) != n:
         raise BadTable(f"There are {len(labels)} labels for {n} rows; send one for each row.")
@@ -33,7 +33,7 @@ def read_truth(labels: list[Any], n: int, model: TabularModel, weights: NDArray[
         row = indices.index(-1)
         known = ", ".join(f"'{name}'" for name in model.classes[:10]) + (" ..." if len(model.classes) > 10 else "")
         raise BadTable(
-            f"Row {row + 1}: the label {labels[row]!r:.60} is no class of the model; its classes are {known}. Correct the label."
+            f"Row {row + 1}: the label {labels[row]!r:.60} is not a class of the model; its classes are {known}. Correct the label."
         )
     return Truth(np.array(indices, dtype=np.intp), len(model.classes), weights)
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 Reader = Callable[[Any], Any]
 Number = TypeVar("Number", int, float)
 
-_INTEGERS = 2**63  # what JSON libraries, arrays and the runtime agree on
+_INTEGERS = 2**63  # bound of the integers that JSON libraries, arrays and the runtime all hold
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
@@ -57,7 +57,7 @@ class Range:
 def reader(kind: Any) -> Reader:
     """The function that takes a JSON value as this kind holds it, or raises `UnfitError`.
 
-    JSON has types: 0 is not false, "3" is no number, 3.0 is no integer. Numbers are finite.
+    JSON has types: 0 is not false, "3" is not a number, 3.0 is not an integer. Numbers are finite.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:

@@ -14,9 +14,9 @@ from onnxplain.facts.options import (
     SmoothGradOptions,
 )
 
-BACKWARD = 4.0  # a run with the gradient at the input, in plain runs
+BACKWARD = 4.0  # cost of one gradient at the input, in forward runs of the model
 _AUGMENTED_RUNS = 6
-_TAIL = 0.02  # a run from the default layer to the scores, in plain runs
+_TAIL = 0.02  # cost of running the layers behind the default layer, in forward runs of the whole model
 
 
 def cost_ms(method: str, options: Options, card: ModelCard) -> float:

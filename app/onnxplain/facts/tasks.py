@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxplain.facts.cards import GradientFact
 
-ARENA_SHARE = 0.75  # of a worker's memory: a run too large for it is refused while all else still has room
+ARENA_SHARE = 0.75  # share of a worker's memory that runs may take; a larger run is refused and the rest still has room
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,14 @@ from onnxplain.model.runtime.sessions import Cancellation, Session, release_memo
 from onnxplain.model.tables.table_model import TabularModel, load_tabular
 
 MODEL_FILE = "model.onnx"
-MODEL_BYTES = (1 << 31) - 1  # protobuf's own limit
-DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # what the runtime has without foreign libraries
-NODES = 100_000  # the largest networks have some ten thousand
+MODEL_BYTES = (1 << 31) - 1  # largest file of a model: the limit of protobuf
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})  # operator domains that ONNX Runtime has built in
+NODES = 100_000  # most nodes of a graph; the largest networks have some ten thousand
 NAME_CHARACTERS = 4096
-_SAME = 1e-2  # of the largest score: what another order of sums and roundings explains
-_SMALL = 1024  # elements; larger weights are no shapes or axes, and need not travel through checker and converter
+_SAME = 1e-2  # difference, as a share of the largest score, that another order of sums and roundings explains
+_SMALL = (
+    1024  # elements of the largest weight that may be a shape or axes; checker and converter do not need larger ones
+)
 
 
 def load(
@@ -119,7 +121,7 @@ def parse_model(content: bytes) -> tuple[ModelProto, bool]:
         model.ParseFromString(content)
     except DecodeError as error:
         raise ModelRefused(
-            "The file is not an ONNX model: its bytes are no protobuf message; export it again."
+            "The file is not an ONNX model: its bytes are not a protobuf message; export it again."
         ) from error
     if not model.graph.node or not model.opset_import:
         raise ModelRefused("The file is not an ONNX model: it has no graph with operators; export it again.")

@@ -94,7 +94,7 @@ def parse(body: bytes, media_type: str = "") -> PictureFile:
     said = _MEDIA_TYPES.get(media_type)
     if said not in (None, found):
         raise MalformedInput(
-            f"The picture came as {media_type} but is a {found} file. "
+            f"The picture was sent as {media_type} but is a {found} file. "
             f"Send it as image/{found.lower()}, or as application/octet-stream to let its content decide."
         )
     try:
@@ -120,7 +120,9 @@ def _refuse_unknown(body: bytes) -> NoReturn:
     for offset, magic, name in _OTHER_FORMATS:
         if body.startswith(magic, offset):
             raise UnsupportedMediaType(f"The file is {name} file, which is not read here. {_READ}")
-    raise MalformedInput(f"The file is no picture that is read here: its first bytes are of no known format. {_READ}")
+    raise MalformedInput(
+        f"The file is not a picture that is read here: its first bytes belong to no known format. {_READ}"
+    )
 
 
 def _refuse_damaged(name: str) -> NoReturn:

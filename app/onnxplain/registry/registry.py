@@ -40,7 +40,7 @@ class Registry:
     """The models by name. One place changes it, all others read.
 
     A change is prepared beside what is served (written, probed in a process of its own, warmed up) and then swapped in
-    with one assignment. Until that moment, and for ever if it fails, the old version answers.
+    with one assignment. Until that moment the old version answers; if the new one fails, it goes on answering.
     """
 
     def __init__(

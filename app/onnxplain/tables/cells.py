@@ -169,7 +169,7 @@ def _check_names(own: list[str], sent: list[str], label: str | None) -> int | No
             f"The model needs column {_listed(missing)}, which the table lacks; add it."
             f"{same if len(others) == len(missing) else ''}"
         )
-    # A model may read a column that is called like the label; then the label has no column of its own.
+    # A model may read a column of the same name as the label; then the label has no column of its own.
     if unknown := [name for name in sent if name not in set(own) and name != label]:
         raise BadTable(
             f"The model knows no column {_listed(unknown)}; leave it out, or name it as label. It takes {_listed(own)}."

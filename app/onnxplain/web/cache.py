@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from onnxplain.facts.tasks import ExplainTask
 
 _IN_LOOP_BYTES = 2**18  # hashing more than this would hold up other requests: a thread does it
-_HOPELESS = 100  # so many misses in a row: the answers kept are not those asked for
+_HOPELESS = 100  # after this many misses in a row the cache counts as useless for what is asked
 _OVERHEAD_BYTES = 1024  # what an entry costs beside its body
 
 

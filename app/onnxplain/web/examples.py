@@ -40,14 +40,14 @@ DETAILS: dict[type[errors.ExplainError], str] = {
     errors.ModelNotFound: "No model is registered under this name. Known models: breast-cancer, diabetes, digits, shapes.",
     errors.LayerNotFound: "The model has no layer 'conv9' to explain. Its last ones are: relu_6, add_158, relu_8.",
     errors.MethodNotApplicable: "gradcam explains pictures, but model 'diabetes' takes tables. Use one of: permutation-importance.",
-    errors.ModelRefused: "The file is not an ONNX model: its bytes are no protobuf message; export it again.",
+    errors.ModelRefused: "The file is not an ONNX model: its bytes are not a protobuf message; export it again.",
     errors.ModelConflict: "Model 'digits' is being replaced by another request. Try again in a moment.",
-    errors.ModelUnavailable: "Model 'digits' made its runtime crash 3 times within 60 s and rests for a while. Other models are "
+    errors.ModelUnavailable: "Model 'digits' crashed its runtime 3 times within 60 s and is paused. Other models are "
     "served; look at the inputs that were sent, then try again in a minute.",
     errors.UnsupportedOperator: "No gradient rule for operator NonMaxSuppression at node '/nms'. Explain a later layer, or choose a "
     "method that needs no gradient.",
     errors.MalformedInput: "The PNG file cannot be decoded: it is incomplete or damaged. Send the whole file as it was saved.",
-    errors.UnsupportedMediaType: "The body came as application/x-www-form-urlencoded, which curl sends unless told otherwise. Send a "
+    errors.UnsupportedMediaType: "The body was sent as application/x-www-form-urlencoded, the default of curl. Send a "
     "form with a file 'image' (curl -F image=@FILE), or name what the body is: Content-Type application/json, image/png, image/jpeg, "
     "image/webp.",
     errors.NotAcceptable: "This route answers application/json or image/png, not what Accept asks for. Send one of those.",

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-_PIPELINED = 64  # requests that may wait on one connection; each costs kilobytes before its turn comes
+_PIPELINED = 64  # most requests that may wait on one connection; each holds kilobytes until its turn comes
 _FRAMING_PER_BYTE = 16  # a body sent byte by byte has at least 5 bytes of framing for each
 _JOINED_BYTES = 64 * 1024  # a longer body takes several packets anyway, and would be copied
 _LINGER_S = 2.0  # between the end of a connection for us and its abortion, so that the client can read our last word
@@ -88,7 +88,7 @@ class Protocol(HttpToolsProtocol):
         began_in_headers, requests, body_bytes = self._in_headers, self._requests, self._body_bytes
         super().data_received(data)
         if self._requests != requests or self.transport.is_closing():
-            return  # headers that ended were measured when they did
+            return  # on_headers_complete has measured these headers
         if began_in_headers:  # nothing but headers came: all of it counts
             self._header_bytes += len(data)
             if self._header_bytes > self._limits.header_bytes:
@@ -143,7 +143,7 @@ class Protocol(HttpToolsProtocol):
             self._arm(_LINGER_S)
 
     def pause_writing(self) -> None:
-        """The client does not read: it may take a while, but not for ever."""
+        """The client does not read: it may pause, but only for a limited time."""
         super().pause_writing()
         if self._write_deadline is None:
             self._write_deadline = self.loop.call_later(self._limits.body_s, self._abort)
@@ -195,7 +195,7 @@ class Protocol(HttpToolsProtocol):
             self._running.message_event.set()
 
     def _close(self) -> None:
-        """Close, and do not wait for ever until a client has read what is left."""
+        """Close, and wait only a limited time until the client has read what is left."""
         if not self.transport.is_closing():
             self.transport.close()
         self.loop.call_later(_LINGER_S, self._abort)

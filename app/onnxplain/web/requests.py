@@ -102,14 +102,16 @@ async def read_body(
     """The file or document a caller sent, its media type, and the options of query string and form together.
 
     Raises:
-        UnsupportedMediaType: the media type is none that this kind of model takes; the sentence names those.
+        UnsupportedMediaType: this kind of model does not take the media type; the sentence names those it takes.
         MalformedInput: a picture is missing, or a form has not exactly one file.
         BadParameter: a form field is unknown or out of range.
     """
     options = dict(query)
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
-        raise UnsupportedMediaType(f"The body came with Content-Encoding {coding[:80]}. Send it without, as it is.")
+        raise UnsupportedMediaType(
+            f"The body was sent with Content-Encoding {coding[:80]}. Send it uncompressed, without that header."
+        )
     kind_sent = media_type(request.headers.get("content-type", ""))
     if kind_sent == MULTIPART:
         body, kind_sent, fields = await _read_form(request, FILE_FIELD[kind], kind)
@@ -168,9 +170,9 @@ def _missing_picture() -> str:
 def _wrong_media_type(sent: str, kind: Kind) -> str:
     came = f"as {sent[:80]}" if sent else "without a Content-Type"
     if sent == "application/x-www-form-urlencoded":
-        came += ", which curl sends unless told otherwise"
+        came += ", the default of curl"
     field = FILE_FIELD[kind]
     return (
-        f"The body came {came}. Send a form with a file '{field}' (curl -F {field}=@FILE), or name what the body is: "
+        f"The body was sent {came}. Send a form with a file '{field}' (curl -F {field}=@FILE), or name what the body is: "
         f"Content-Type {', '.join(BODIES[kind])}."
     )

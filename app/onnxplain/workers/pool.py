@@ -113,7 +113,7 @@ class Pool:
                 async with asyncio.timeout(drain_s):
                     await self._drained.wait()
         for task in list(self._background):
-            task.cancel()  # a watched worker ends with its watch
+            task.cancel()  # the task that watches a worker ends it when cancelled
         await asyncio.gather(*self._background, return_exceptions=True)
 
     @property
@@ -300,7 +300,8 @@ class Pool:
         worker = await WorkerProcess.start(self.limits.worker, self.limits.start_s)
         self._workers.add(worker)
         self._in_background(self._watch(worker, time.monotonic()))
-        # Who waits is better served by the others, which are warm; only when there are none is a cold worker better.
+        # A waiting task gets its answer sooner from the other workers, which are warm. Only when there are no others does this one
+        # serve before it has loaded its models.
         while len(self._workers) > 1 and not worker.dead and (chore := self._chore(worker)):
             await self._do_chore(worker, *chore)
         self._release(worker)

@@ -1,4 +1,4 @@
-"""Models that crashed their runtime too often within a short time rest, so that the others keep their workers."""
+"""Models that crashed their runtime too often within a short time are paused, so that the others keep their workers."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ class Quarantine:
         if self.holds(model):
             self._counts["quarantined"] += 1
             raise ModelUnavailable(
-                f"Model '{model.name}' made its runtime crash {self._most} times within {self._window_s:g} s and rests for "
-                "a while. Other models are served; look at the inputs that were sent, then try again in a minute."
+                f"Model '{model.name}' crashed its runtime {self._most} times within {self._window_s:g} s and is paused. "
+                "Other models are served; look at the inputs that were sent, then try again in a minute."
             )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from onnxplain.facts.errors import Busy, DeadlineExceeded
 from onnxplain.workers.process import WorkerProcess
 
-_GUESS_S = 0.05  # what a task of a kind that has not run yet is taken to cost
-_HARMLESS_S = 0.05  # a wait that nobody notices is no reason to refuse, however many wait
-_CROWD = 8  # but not more than so many times the line's length
+_GUESS_S = 0.05  # assumed cost of a task whose model and method have not run yet
+_HARMLESS_S = 0.05  # a full line refuses nobody while the expected wait is shorter than this
+_CROWD = 8  # a line this many times as long as it may be refuses, however short the wait
 
 
 class Costs:
@@ -67,7 +67,7 @@ class WaitingLine:
         return sum(waiter.cost_s for waiter in self._waiters)
 
     def hand_over(self, worker: WorkerProcess) -> bool:
-        """Give a worker to who waits longest; False when nobody does."""
+        """Give a worker to the task that has waited longest; False when none waits."""
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.future.done():

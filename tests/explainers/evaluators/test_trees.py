@@ -202,5 +202,5 @@ def test_nodes_that_hang_on_no_root_make_no_tree() -> None:
         nodes_truenodeids=[0, 2, 1, 0, 0], nodes_falsenodeids=[0, 3, 4, 0, 0],
         target_treeids=[0] * 3, target_nodeids=[0, 3, 4], target_ids=[0] * 3, target_weights=[1.0, 2.0, 3.0],
     )  # fmt: skip
-    with pytest.raises(ValueError, match="no trees"):
+    with pytest.raises(ValueError, match="do not form trees"):
         read_ensemble(node, 2)

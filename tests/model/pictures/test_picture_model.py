@@ -626,7 +626,7 @@ def test_labels_come_from_manifest_or_metadata(loaded: Callable[..., ImageModel]
         ('[image]\nmode = "L"', "does not fit the 3 channels"),
         ("[image]\nstd = [0.0, 1.0, 1.0]", "above zero"),
         ("[image]\nmean = [0.0, 1.0]", "one number a channel"),
-        ('score_output = "nowhere"', "which no node makes"),
+        ('score_output = "nowhere"', "no node of the graph computes"),
         ('[gradcam]\nlayer = "flat"', "no tensor with height and width"),
         ('classes_file = "../../etc/passwd"', "inside the model's folder"),
         ("= 1", "not TOML"),

@@ -93,7 +93,8 @@ def conv(op: Emitter, node: Node, g: str) -> Cotangents:
         return [op.Conv(g, rotated, pads=begins + ends, dilations=window.dilations, group=groups), *others]
     if weights is not None and groups == 1:
         if set(window.kernel) == {1} and set(window.strides) != {1}:
-            # The convolution of single places, then nothing but a spreading of these: what is multiplied stays in the fast kernels.
+            # A plain convolution of g does all the multiplying, in the fast kernels. The transposed convolution after it has ones
+            # as weights and only spreads the results out.
             ones = np.ones((weights.shape[1], 1, *window.kernel), weights.dtype)
             return [_transposed(op, node, op.Conv(g, rotate(weights, 1)), window, ones, len(ones)), *others]
         fast = _sub_pixel(op, node, g, window, weights)

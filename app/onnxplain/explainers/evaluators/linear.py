@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from onnxplain.explainers.tables.metrics import Predicted
 from onnxplain.explainers.tables.permutation import Evaluator, Group, Job, Rows
 
-_ROUNDING = 2.0**-24  # of one float32 operation, relative
+_ROUNDING = 2.0**-24  # relative error of one float32 operation
 _CLOSE = 2e-6  # how far a prediction may lie from the runtime's, relative to the greatest where that is more than 1
-_PIECE = 1 << 13  # rows at once: few enough for the processor's cache
+_PIECE = 1 << 13  # rows computed at once: few enough for the processor's cache
 _ANSWER = 1 << 22  # numbers that the answers to one batch of jobs may hold
 _AUDIT = 64  # predictions of each batch that are compared with the runtime's
 

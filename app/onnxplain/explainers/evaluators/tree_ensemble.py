@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Post = Literal["NONE", "LOGISTIC", "SOFTMAX"]
 Codes = NDArray[np.unsignedinteger[Any]]
 
-_MEMBERS = 1 << 25  # bytes that may tell which rows are in which sets
+_MEMBERS = 1 << 25  # most bytes of the table that says which rows are in which sets
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class Walk:
         """
         child, cell = self._paths(nodes, leaf)
         turned = self._turned(nodes, earlier, child, cell)
-        # By child of the node that was left, as `sibling`.
+        # `job` and `ended` are indexed as `sibling` is: by the child on the row's own path, below the node where the row turns off.
         job = nodes.job.take(nodes.layout.parent)
         ended = ends.take(nodes.sibling * self._changes.count + job)
         on = _where(~ended.take(child))

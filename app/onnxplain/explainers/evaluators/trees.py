@@ -18,10 +18,10 @@ from onnxplain.explainers.evaluators.tree_walk import LANES, Walk
 from onnxplain.explainers.tables.metrics import Predicted
 from onnxplain.explainers.tables.permutation import Evaluator, Group, Job, Rows
 
-_SUMS = 1 << 22  # sums under way in one chunk of rows
-_CELLS = 6144  # rows times words of repeats, so that arrays stay in the processor's cache
-_WORDS = 1 << 21  # words under way, of all columns
-_ROWS = 256  # but not fewer rows, for each chunk has its fixed costs
+_SUMS = 1 << 22  # most sums of leaves that one chunk of rows may hold
+_CELLS = 6144  # most rows times words of repeats in a chunk: its arrays then stay in the processor's cache
+_WORDS = 1 << 21  # most words of repeats that a chunk may hold for all columns together
+_ROWS = 256  # fewest rows in a chunk, because each chunk has fixed costs
 _ANSWER = 1 << 23  # numbers that the answers to one batch of jobs may hold
 _AUDIT = 64  # predictions of each batch that are compared with the runtime's
 

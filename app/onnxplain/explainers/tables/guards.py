@@ -16,7 +16,7 @@ from onnxplain.explainers.tables.permutation import Group, Rows
 from onnxplain.explainers.tables.table import Table
 
 STRONG = 0.9
-_ROWS = 2000  # enough to tell a rank correlation to about two digits
+_ROWS = 2000  # rows looked at: enough for a rank correlation to about two digits
 _COLUMNS = 1000
 _PER_CELL = 5  # rows expected in each cell of independent columns: an empty one is then rarer than one in a hundred
 _BINS = 20

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxplain.explainers.tables.influence import influence
 from onnxplain.explainers.tables.metrics import Metric, Predicted, Truth
 
-_HELD = 1 << 22  # rows times repeats
+_HELD = 1 << 22  # most rows times repeats whose predictions are held at once
 
 Rows = NDArray[np.intp]
 Group = tuple[int, ...]

@@ -48,7 +48,7 @@ def find_score(graph: Graph, wanted: str | None) -> tuple[ScoreFact, str]:
     if wanted is not None:
         if wanted not in graph.producer:
             raise ModelRefused(
-                f"`score_output` names '{wanted}', which no node makes; the outputs are {_listed(outputs)}."
+                f"`score_output` is '{wanted}', which no node of the graph computes; the outputs are {_listed(outputs)}."
             )
         return ScoreFact(wanted, _activation_after(graph, wanted), wanted if wanted in outputs else outputs[0]), ""
     found = {}

@@ -25,8 +25,10 @@ Source = Literal["exact", "finite-difference", "none"]
 
 COTANGENT = "cotangent"
 _TAIL_BATCH = 32
-_SHARP = 2.0  # halves in the wrong order give 1.0, give or take 0.3; in the right one 2.7 and more
-_STEP = 1e-2  # of a finite difference, in standard deviations of the activations
+# How many times as much the right half of a map must change as the left, when the right half of the picture changes. Measured: 0.7
+# to 1.3 for patches in a wrong order, 2.7 and more in the right one.
+_SHARP = 2.0
+_STEP = 1e-2  # step of a finite difference, in standard deviations of the activations
 
 
 def seeds(targets: Sequence[int]) -> dict[str, Any]:

@@ -27,8 +27,10 @@ from onnxplain.model.runtime.sessions import Cancellation, Session
 
 SAMPLES = "samples"
 _DEFAULT_TRIES = 12
-SMALL = 1024  # elements; larger weights are read from the file again when they are needed again
-_BATCH_TOLERANCE = 1e-3  # of the scores' range: what another order of summing explains, and mixing of pictures does not
+SMALL = 1024  # elements of a weight that stays in memory; larger ones are read from the file when they are needed again
+_BATCH_TOLERANCE = (
+    1e-3  # largest difference of scores alone and in a batch, as a share of their range: rounding explains it
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def _load(
     finder = SpatialLayers(graph, picture.source, picture.score, picture.spec.size)
     candidates = finder.candidates()
     cuts = {candidate.name for candidate in candidates}
-    # Where branches meet only behind their last maps, no cut is left, and a branch's own last tensor has to do.
+    # When branches meet only after their last maps, no single tensor cuts the graph. The last tensors of the branches are then tried.
     others = [candidate for candidate in finder.all() if candidate.name not in cuts][-_DEFAULT_TRIES:]
     unsure = [c.name for c in (*candidates, *others) if not finder.is_sure(c.name)]
     if unsure:

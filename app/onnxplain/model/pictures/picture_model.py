@@ -240,7 +240,10 @@ class ImageModel:
         try:
             model = ModelProto.FromString(self.explainer_file(method))
             return Session(model, self.cancellation, self._threads)
-        except (MethodNotApplicable, ModelRefused):  # an operator that only this runtime has, or not even that
+        except (
+            MethodNotApplicable,
+            ModelRefused,
+        ):  # no file can be made of this model, or the runtime does not load it
             return None
 
     def _runs(self, x: Floats) -> list[Floats]:
@@ -264,7 +267,7 @@ class ImageModel:
         if not readings:
             known = ", ".join(f"'{layer.name}'" for layer in self.card.layers[-5:])
             raise LayerNotFound(
-                f"'{name}' is no layer of model '{self.card.name}' with height, width and a way to the score; use one that "
+                f"'{name}' is not a layer of model '{self.card.name}' with height, width and a way to the score; use one that "
                 f"GET /v1/models/{self.card.name} lists{f', such as {known}' if known else ''}."
             )
         weights = self._weights()

@@ -187,8 +187,8 @@ def release_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call, and need none
         libc = ctypes.CDLL(None)
         libc.malloc_trim(0)
-        # What lies in pages of 2 MiB stays there. Left to itself, the kernel would minutes later put the rest into such pages, too,
-        # and fill the holes that were just given back.
+        # Memory that is in pages of 2 MiB already stays in them. Without this call the kernel would merge the other pages into such
+        # pages minutes later, and so take back the memory that was just freed between them.
         for line in Path("/proc/self/maps").read_text().splitlines():
             extent, rights, *_, last = line.split()
             if rights == "rw-p" and last in ("0", "[heap]"):

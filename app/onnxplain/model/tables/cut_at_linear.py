@@ -22,11 +22,11 @@ from onnxplain.model.tables.front import Front, cut_before
 
 _OWN_WEIGHTS = frozenset({"LinearClassifier", "LinearRegressor"})
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
-# What small changes of the sums change little, and the order of classes not at all.
+# Operators that may follow the map: a small change of the sums changes their result little, and never the order of classes.
 _LINKS = frozenset({"Softmax", "Sigmoid", "Normalizer"})
 _LABELS = frozenset({"ArgMax", "ArrayFeatureExtractor", "LabelEncoder"})
 _FORMS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Flatten", "Slice"})
-_PAYS_MS = 20.0  # for each repeat: below that the runtime is quick enough, and its own digits are the last ones
+_PAYS_MS = 20.0  # a repeat that the runtime predicts in less time is left to it, whose digits are the reference
 _SUMS = "onnxplain_sums"
 
 

@@ -250,7 +250,7 @@ def class_indices(label: np.ndarray[Any, Any], classes: tuple[str, ...]) -> np.n
     numbered = flat.dtype.kind in "iu" and classes == tuple(map(str, range(len(classes))))
     if numbered and len(flat):
         indices = flat.astype(np.intp, copy=False)
-        if indices.view(np.uintp).max() < len(classes):  # as which a negative one would be huge
+        if indices.view(np.uintp).max() < len(classes):  # a negative index, read as unsigned, is huge
             return indices
     values, inverse = np.unique(flat, return_inverse=True)
     place = {name: index for index, name in enumerate(classes)}
@@ -258,6 +258,6 @@ def class_indices(label: np.ndarray[Any, Any], classes: tuple[str, ...]) -> np.n
         known = np.array([place[str(value)] for value in values.tolist()], dtype=np.intp)
     except KeyError as error:
         raise ModelRefused(
-            f"The model answers with the label {error}, which is none of its classes; list them as `classes` in model.toml."
+            f"The model answers with the label {error}, which is not one of its classes; list them as `classes` in model.toml."
         ) from None
     return known[inverse]

@@ -381,7 +381,7 @@ def _inside(folder: Path, relative: str) -> Path:
     path = (folder / relative).resolve()
     if not path.is_relative_to(folder.resolve()) or not path.is_file():
         raise ModelRefused(
-            f"evaluation_data '{relative}' is no file in the model's folder; put it there, or leave the key out."
+            f"evaluation_data '{relative}' is not a file in the model's folder; put it there, or leave the key out."
         )
     return path
 

@@ -156,13 +156,14 @@ def _tested(lists: _Lists, n_features: int) -> _Tested:
     ordered = ~lists.is_leaf & ~lists.equal
     ways = np.zeros((2, n_features), dtype=np.bool_)
     ways[lists.missing_left[ordered].astype(np.intp), lists.feature[ordered]] = True
-    # Columns whose missing values go both ways have a second number, for the nodes where they go left.
+    # When missing values of a column go left at some nodes and right at others, the column gets a second number. The nodes where
+    # they go left test the column under that number.
     both = np.flatnonzero(ways.all(axis=0))
     second = np.arange(n_features)
     second[both] = n_features + np.arange(len(both))
     column = np.where(ordered & lists.missing_left, second[lists.feature], lists.feature)
-    # Each set of values that nodes ask for is a column of its own. "One of these" is written as a chain of nodes that share
-    # their left child.
+    # A test "is the value one of this set?" becomes a column of its own, one for each set. Exporters write such a test as a chain of
+    # equality nodes that share their left child.
     kept, right = np.ones(len(column), dtype=np.bool_), lists.right.copy()
     same = (
         lists.equal & lists.equal[right] & (lists.feature == lists.feature[right]) & (lists.left == lists.left[right])
@@ -252,5 +253,5 @@ def _roots(lists: _Lists, tested: _Tested) -> NDArray[np.bool_]:
         level = np.concatenate((lists.left[above], tested.right[above]))
         sound = np.array_equal(lists.tree[level], np.tile(lists.tree[above], 2))
     if not sound or reached != np.count_nonzero(tested.kept):
-        raise ValueError("these nodes make no trees")
+        raise ValueError("these nodes do not form trees")
     return roots

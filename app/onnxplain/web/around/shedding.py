@@ -21,7 +21,7 @@ _TASK = re.compile(r"/v1/models/([^/]+)/(?:explanations/([^/]+)|predictions)")
 
 
 class Shed:
-    """Refuses a task while the queue is full, unless a kept answer may do: its body stays unread, its options unseen."""
+    """Refuses a task while the queue is full, before its body is read. Lets it pass where the result cache may have the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
