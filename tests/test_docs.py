@@ -132,6 +132,7 @@ WIDE = re.compile(r"<!-- \[\[\[cog.*?\[\[\[end\]\]\] -->|^```.*?^```$|^\|.*?$|^!
     "document",
     [
         *(file for file in DOCUMENTS if file.name != "CONTRIBUTING.md"),
+        ROOT / "CHANGELOG.md",
         ROOT / "openapi.md",
         ROOT / "client" / "README.md",
     ],
