@@ -30,9 +30,10 @@ from heatmaps import write_section
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.inspection import permutation_importance
 
-from onnxplain.explainers.tables.metrics import METRICS, Truth
+from onnxplain.explainers.tables.metrics import METRICS
 from onnxplain.explainers.tables.permutation import Measure, Plan, Shuffles, importance
 from onnxplain.explainers.tables.table import Table
+from onnxplain.explainers.tables.truth import Truth
 from onnxplain.model import Cancellation, TabularModel, load
 
 ROWS, REPEATS = 5_000, 5

@@ -19,6 +19,7 @@ from cogapp import Cog
 from onnxplain.autodiff import RULES, ZERO_DERIVATIVE
 from onnxplain.facts import errors
 from onnxplain.facts.methods import METHODS
+from onnxplain.facts.metrics import METRIC_NAMES
 from onnxplain.facts.options import Options, schemas
 from onnxplain.settings import PREFIX, Settings
 from onnxplain.web.problems import STATUS, documented
@@ -206,6 +207,13 @@ def test_a_method_tells_what_it_is_and_where_it_comes_from(name: str) -> None:
 def test_every_option_of_a_method_is_described(name: str) -> None:
     missing = {option for option, field in schemas(METHODS[name].options).items() if not field["description"]}
     assert not missing
+
+
+def test_the_page_offers_the_metrics_that_there_are() -> None:
+    script = (SOURCE / "static" / "page" / "table.js").read_text()
+    for task, names in METRIC_NAMES.items():
+        (listed,) = re.findall(rf"^  {task}: \[(.*)\],$", script, re.MULTILINE)
+        assert tuple(re.findall(r'"(\w+)"', listed)) == names
 
 
 def test_the_interface_document_is_up_to_date(

@@ -15,7 +15,7 @@ from onnxplain.explain.table_labels import read_truth, refuse_other_width
 from onnxplain.explain.table_warnings import table_warnings
 from onnxplain.explainers.tables.exact import exact_importance
 from onnxplain.explainers.tables.guards import Doubts, find_doubts
-from onnxplain.explainers.tables.metrics import LABEL_FREE, METRICS, Truth, choose, prediction_change
+from onnxplain.explainers.tables.metrics import METRICS, choose, prediction_change
 from onnxplain.explainers.tables.permutation import (
     Evaluator,
     Group,
@@ -27,7 +27,9 @@ from onnxplain.explainers.tables.permutation import (
     importance,
 )
 from onnxplain.explainers.tables.table import Table
+from onnxplain.explainers.tables.truth import Truth
 from onnxplain.facts.errors import BadParameter, BadTable, TooExpensive
+from onnxplain.facts.metrics import LABEL_FREE, METRIC_NAMES
 from onnxplain.facts.options import Options, PermutationBody, checked
 from onnxplain.facts.tasks import ExplainTask, Prediction, Predictions, TableExplanation
 from onnxplain.model.tables.table_model import TabularModel
@@ -208,8 +210,7 @@ def _measures(
     """Metrics with the truth of the rows that are permuted."""
     task = model.card.task
     if names is None:
-        default = "accuracy" if task == "classification" else "r2"
-        names = (default,) if labels is not None else (LABEL_FREE,)
+        names = (METRIC_NAMES[task][0],) if labels is not None else (LABEL_FREE,)
     with_labels = tuple(name for name in names if name != LABEL_FREE)
     measures = []
     if with_labels:
@@ -220,13 +221,11 @@ def _measures(
         truth = labels if drawn is None else labels[drawn]
         if task == "regression":
             refuse_other_width(truth, evaluator.baseline().values.shape[1])
-        chosen = {metric.name: metric for metric in choose(with_labels, task, truth)}
-        measures = [Measure(metric, truth) for metric in chosen.values()]
-        if not model.has_probabilities and (
-            poor := set(chosen) & {"roc_auc", "average_precision", "log_loss", "brier"}
-        ):
+        chosen = choose(with_labels, task, truth)
+        measures = [Measure(metric, truth) for metric in chosen]
+        if not model.has_probabilities and (poor := [metric.name for metric in chosen if metric.probabilistic]):
             raise BadParameter(
-                f"{poor.pop()} needs probabilities, and this model gives none: it answers with labels, or with scores of another kind "
+                f"{poor[0]} needs probabilities, and this model gives none: it answers with labels, or with scores of another kind "
                 "(decision values, distances, margins, votes). Use accuracy or f1_macro."
             )
     if LABEL_FREE in names:

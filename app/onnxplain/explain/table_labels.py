@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.explainers.tables.metrics import Truth
+from onnxplain.explainers.tables.truth import Truth
 from onnxplain.facts.errors import BadTable
 from onnxplain.model.tables.table_model import TabularModel
 

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from onnxplain.facts.errors import BadParameter
+from onnxplain.facts.metrics import LABEL_FREE, METRIC_NAMES
 from onnxplain.facts.option_kinds import Range, UnfitError, interpreted, reader, schema, takes_list, wanted
 
 Default = TypeVar("Default")
@@ -172,8 +173,8 @@ class PermutationOptions(Options):
     label: Annotated[str, Range(most=200)] | None = option(None, "The column that holds the labels.")
     metrics: Annotated[Names, Range(1, 20)] | None = option(
         None,
-        "accuracy, balanced_accuracy, f1, f1_macro, roc_auc, average_precision, log_loss, brier; "
-        "r2, rmse, mse, mae, mape; prediction_change needs no labels. Default: accuracy or r2.",
+        f"For classes {', '.join(METRIC_NAMES['classification'])}; for numbers {', '.join(METRIC_NAMES['regression'])}. "
+        f"{LABEL_FREE} needs no labels. Default: accuracy or r2.",
     )
     n_repeats: Annotated[int, Range(1, 10_000)] | Literal["exact"] = option(
         5, "Permutations of each column; `exact` averages over all pairs of rows instead of drawing."

@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxplain.explainers.evaluators.blackbox import BlackBox
-from onnxplain.explainers.tables.metrics import Predicted
 from onnxplain.explainers.tables.permutation import Job, Shuffles
 from onnxplain.explainers.tables.table import Table
+from onnxplain.explainers.tables.truth import Predicted
 from onnxplain.facts.errors import Cancelled
 from onnxplain.model import Cancellation, TabularModel, load
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as peers
 
-from onnxplain.explainers.tables.metrics import METRICS, Predicted, Truth, choose
+from onnxplain.explainers.tables.metrics import METRICS, choose, prediction_change
+from onnxplain.explainers.tables.truth import Predicted, Truth
 from onnxplain.facts.errors import BadParameter, BadTable
+from onnxplain.facts.metrics import LABEL_FREE, METRIC_NAMES
 
 
 def classification(random: np.random.Generator, n: int, k: int) -> tuple[Any, Any, Any]:
@@ -92,7 +94,32 @@ def test_rows_without_weight_do_not_count_as_a_class() -> None:
 
 
 def test_metrics_of_the_other_task_are_refused_with_those_that_fit() -> None:
-    with pytest.raises(BadParameter, match="choose from r2, rmse"):
+    with pytest.raises(BadParameter, match="choose from r2, rmse, mse, mae, mape, prediction_change"):
         choose(("accuracy",), "regression", Truth(np.zeros((3, 1))))
     with pytest.raises(BadParameter, match="f1_macro"):
         choose(("f1",), "classification", Truth(np.zeros(3, dtype=int), 3))
+
+
+def test_every_metric_that_is_offered_has_its_function() -> None:
+    for task, names in METRIC_NAMES.items():
+        assert (*(name for name, metric in METRICS.items() if metric.task == task), LABEL_FREE) == names
+
+
+def test_a_metric_that_changes_with_surer_probabilities_of_the_same_classes_is_called_probabilistic() -> None:
+    """What judges only the predicted class does not notice how sure the model is of it."""
+    random = np.random.default_rng(0)
+    y, p, c = classification(random, 100, 3)
+    surer = p**3 / (p**3).sum(axis=1, keepdims=True)
+    for k, (few, much) in {2: (p[:, :2], surer[:, :2]), 3: (p, surer)}.items():
+        truth = Truth(np.minimum(y, k - 1), k)
+        for name, metric in METRICS.items():
+            if metric.task == "classification" and (name, k) != ("f1", 3):
+                one, other = (metric.measure(truth, Predicted(v, np.minimum(c, k - 1))) for v in (few, much))
+                assert (one != other) == metric.probabilistic, name
+
+
+def test_predictions_change_by_the_probability_that_moved_or_by_the_mean_distance_of_the_numbers() -> None:
+    before, after = np.array([[0.4, 0.4, 0.1, 0.1]]), np.array([[0.1, 0.1, 0.4, 0.4]])
+    assert prediction_change("classification").measure(Truth(before, 4), Predicted(after)) == pytest.approx(0.6)
+    numbers = Predicted(np.array([[3.0, -1.0]]))
+    assert prediction_change("regression").measure(Truth(np.zeros((1, 2))), numbers) == 2.0

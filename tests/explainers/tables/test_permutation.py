@@ -14,9 +14,10 @@ from sklearn.utils.random import sample_without_replacement
 
 from onnxplain.explainers.evaluators.blackbox import BlackBox
 from onnxplain.explainers.tables.exact import exact_importance
-from onnxplain.explainers.tables.metrics import METRICS, Predicted, Truth
+from onnxplain.explainers.tables.metrics import METRICS
 from onnxplain.explainers.tables.permutation import Measure, PermutationImportance, Plan, Shuffles, importance
 from onnxplain.explainers.tables.table import Table
+from onnxplain.explainers.tables.truth import Predicted, Truth
 
 COEF = np.array([1.0, 0.5, 0.2, 0.0])
 

@@ -16,9 +16,9 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from onnxplain.explainers.tables.metrics import Predicted
 from onnxplain.explainers.tables.permutation import Group, Job, Rows
 from onnxplain.explainers.tables.table import Table
+from onnxplain.explainers.tables.truth import Predicted
 
 _COLUMNS = 32  # columns to keep at once
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.explainers.tables.metrics import Predicted
 from onnxplain.explainers.tables.permutation import Evaluator, Group, Job, Rows
+from onnxplain.explainers.tables.truth import Predicted
 
 _ROUNDING = 2.0**-24  # relative error of one float32 operation
 _CLOSE = 2e-6  # how far a prediction may lie from the runtime's, relative to the greatest where that is more than 1

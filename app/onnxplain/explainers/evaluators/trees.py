@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnxplain.explainers.evaluators.tree_ensemble import Codes, TreeEnsemble
 from onnxplain.explainers.evaluators.tree_layout import Changes, Layout, lay_out
 from onnxplain.explainers.evaluators.tree_walk import LANES, Walk
-from onnxplain.explainers.tables.metrics import Predicted
 from onnxplain.explainers.tables.permutation import Evaluator, Group, Job, Rows
+from onnxplain.explainers.tables.truth import Predicted
 
 _SUMS = 1 << 22  # most sums of leaves that one chunk of rows may hold
 _CELLS = 6144  # most rows times words of repeats in a chunk: its arrays then stay in the processor's cache

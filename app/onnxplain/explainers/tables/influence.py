@@ -1,8 +1,9 @@
 """How much each row moves a metric: the first-order (delta-method) term that standard errors over rows are made of.
 
-For a metric theta of weighted rows, `score(all rows) - theta` is to first order the mean of `influence` over the rows;
-its variance over the rows, divided by their number, is the squared standard error of the score. Means over rows (accuracy,
-losses) have their centred rows as influence; ratios and ranks are differentiated by hand.
+For a metric theta of weighted rows, `score(all rows) - theta` is to first order the mean of these influences over the rows;
+its variance over the rows, divided by their number, is the squared standard error of the score. Each function gives
+float64[n], what a row adds but for a constant: means over rows (accuracy, losses) have their rows as influence; ratios and
+ranks are differentiated by hand.
 """
 
 from __future__ import annotations
@@ -12,44 +13,96 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.explainers.tables.metrics import METRICS, Predicted, Truth, brier_losses, log_losses, prediction_changes
+from onnxplain.explainers.tables.truth import Predicted, Truth
 
 Rows = NDArray[np.float64]
+Influence = Callable[[Truth, Predicted], Rows]
 
 
-def influence(metric: str, truth: Truth, predicted: Predicted) -> Rows:
-    """float64[n]: each row's first-order effect on the score (greater is better), weighted, but for a constant.
-
-    Args:
-        metric: a name of `METRICS`, or `prediction_change`, whose truth are the predictions themselves.
-        truth: labels and weights.
-        predicted: predictions for the same rows.
-    """
-    effect: Rows
-    rows = _ROWS.get(metric)
-    weights = None if truth.weights is None else truth.weights / truth.weights.mean()
-    if rows is not None:
-        effect = rows(truth, predicted)
-    else:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            effect = _RATIOS[metric](truth, predicted, np.ones(len(truth.values)) if weights is None else weights)
-        effect[~np.isfinite(effect)] = 0.0
-    if metric not in METRICS or not METRICS[metric].greater_is_better:
-        effect = -effect
-    if weights is None:
-        return effect
-    # A weighted mean moves with its rows' distances from it.
-    weighted: Rows = (effect - np.average(effect, weights=weights)) * weights
-    return weighted
+# Means over rows: what each row adds
 
 
-def _accuracy(truth: Truth, predicted: Predicted) -> Rows:
+def accuracy(truth: Truth, predicted: Predicted) -> Rows:
+    """1 for a hit, else 0."""
     hits: Rows = (truth.values == predicted.classes).astype(np.float64)
     return hits
 
 
-def _balanced_accuracy(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
+def log_loss(truth: Truth, predicted: Predicted) -> Rows:
+    """Negative log of the true class's probability, float64[n], clipped as scikit-learn clips it."""
+    if truth.n_classes == 2:
+        positive = predicted.positive
+        chosen = np.where(truth.values == 1, positive, 1 - positive)
+    else:
+        chosen = predicted.values[np.arange(len(truth.values)), truth.values].astype(np.float64)
+    eps = np.finfo(np.float64).eps
+    losses: Rows = -np.log(np.clip(chosen, eps, 1 - eps))
+    return losses
+
+
+def brier_losses(truth: Truth, predicted: Predicted) -> Rows:
+    """Squared distance of the probabilities from the truth, summed over classes, float64[n]."""
+    if truth.n_classes == 2:
+        positive = predicted.positive
+        probabilities = np.stack((1 - positive, positive), axis=1)
+    else:
+        probabilities = predicted.values.astype(np.float64)
+    one_hot = (truth.values[:, None] == np.arange(truth.n_classes)).astype(np.float64)
+    losses: Rows = np.sum((one_hot - probabilities) ** 2, axis=1)
+    return losses
+
+
+def brier(truth: Truth, predicted: Predicted) -> Rows:
+    """`brier_losses`, halved where there are two classes."""
+    return brier_losses(truth, predicted) * (0.5 if truth.n_classes == 2 else 1.0)
+
+
+def mse(truth: Truth, predicted: Predicted) -> Rows:
+    """Squared errors, mean over the targets."""
+    return _over_targets(_squared(truth, predicted))
+
+
+def mae(truth: Truth, predicted: Predicted) -> Rows:
+    """Absolute errors, mean over the targets."""
+    return _over_targets(_absolute(truth, predicted))
+
+
+def mape(truth: Truth, predicted: Predicted) -> Rows:
+    """Errors relative to the labels, mean over the targets."""
+    return _over_targets(_absolute(truth, predicted) / np.maximum(np.abs(truth.values), np.finfo(np.float64).eps))
+
+
+def prediction_change(truth: Truth, predicted: Predicted) -> Rows:
+    """How far each prediction lies from the unpermuted one, which `truth` holds.
+
+    Total variation distance for probabilities (half the sum of absolute differences), mean absolute difference else.
+    """
+    change = np.abs(predicted.values.astype(np.float64) - truth.values)
+    distance: Rows = change.sum(axis=1) / 2 if truth.n_classes else change.mean(axis=1)
+    return distance
+
+
+def _squared(truth: Truth, predicted: Predicted) -> Rows:
+    error: Rows = (truth.values - predicted.values.astype(np.float64)) ** 2
+    return error
+
+
+def _absolute(truth: Truth, predicted: Predicted) -> Rows:
+    error: Rows = np.abs(truth.values - predicted.values.astype(np.float64))
+    return error
+
+
+def _over_targets(rows: Rows) -> Rows:
+    mean: Rows = rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1)
+    return mean
+
+
+# Functions of means, and of ranks: their derivatives
+
+
+def balanced_accuracy(truth: Truth, predicted: Predicted) -> Rows:
     """A row of class c moves the recall of c, which is a mean over the share of c among all rows."""
+    weights = truth.relative_weights
     shares = np.bincount(truth.values, weights, minlength=truth.n_classes) / len(weights)
     hits = (truth.values == predicted.classes).astype(np.float64)
     recalls = np.bincount(truth.values, weights * hits, minlength=truth.n_classes) / len(weights) / shares
@@ -58,8 +111,9 @@ def _balanced_accuracy(truth: Truth, predicted: Predicted, weights: Rows) -> Row
     return result
 
 
-def _f1_of_class(truth: Truth, predicted: Predicted, weights: Rows, c: int) -> Rows:
+def _f1_of_class(truth: Truth, predicted: Predicted, c: int) -> Rows:
     """F1 is a ratio of means, N / D with N = 2 TP and D = 2 TP + FP + FN: dF1 = (dN - F1 dD) / D."""
+    weights = truth.relative_weights
     is_true, is_predicted = truth.values == c, predicted.classes == c
     numerator = 2.0 * (is_true & is_predicted)
     denominator = is_true.astype(np.float64) + is_predicted
@@ -70,13 +124,15 @@ def _f1_of_class(truth: Truth, predicted: Predicted, weights: Rows, c: int) -> R
     return change
 
 
-def _f1(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
-    return _f1_of_class(truth, predicted, weights, 1)
+def f1(truth: Truth, predicted: Predicted) -> Rows:
+    """F1 of the second of two classes."""
+    return _f1_of_class(truth, predicted, 1)
 
 
-def _f1_macro(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
+def f1_macro(truth: Truth, predicted: Predicted) -> Rows:
+    """Mean over the classes that occur."""
     present = np.union1d(truth.values, predicted.classes)  # type: ignore[arg-type]
-    result: Rows = np.mean([_f1_of_class(truth, predicted, weights, c) for c in present], axis=0)
+    result: Rows = np.mean([_f1_of_class(truth, predicted, c) for c in present], axis=0)
     return result
 
 
@@ -114,8 +170,9 @@ def _average_precision_of(positive: NDArray[np.bool_], scores: Rows, weights: Ro
 
 def _one_vs_rest(
     binary: Callable[[NDArray[np.bool_], Rows, Rows], Rows],
-) -> Callable[[Truth, Predicted, Rows], Rows]:
-    def rows(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
+) -> Influence:
+    def rows(truth: Truth, predicted: Predicted) -> Rows:
+        weights = truth.relative_weights
         scores = predicted.values.astype(np.float64)
         if truth.n_classes == 2:
             return binary(truth.values == 1, scores[:, -1], weights)
@@ -127,72 +184,22 @@ def _one_vs_rest(
     return rows
 
 
-def _squared(truth: Truth, predicted: Predicted) -> Rows:
-    error: Rows = (truth.values - predicted.values.astype(np.float64)) ** 2
-    return error
+roc_auc = _one_vs_rest(_roc_auc_of)
+average_precision = _one_vs_rest(_average_precision_of)
 
 
-def _mse(truth: Truth, predicted: Predicted) -> Rows:
-    return _over_targets(_squared(truth, predicted))
-
-
-def _over_targets(rows: Rows) -> Rows:
-    mean: Rows = rows[:, 0] if rows.shape[1] == 1 else rows.mean(axis=1)
-    return mean
-
-
-def _rmse(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
+def rmse(truth: Truth, predicted: Predicted) -> Rows:
     """The root of a mean m moves by dm / (2 sqrt(m))."""
-    squared = _squared(truth, predicted)
+    weights, squared = truth.relative_weights, _squared(truth, predicted)
     means = np.average(squared, axis=0, weights=weights)
     result: Rows = np.mean((squared - means) / (2 * np.sqrt(means)), axis=1)
     return result
 
 
-def _r2(truth: Truth, predicted: Predicted, weights: Rows) -> Rows:
+def r2(truth: Truth, predicted: Predicted) -> Rows:
     """R2 = 1 - m / v: d R2 = -dm / v + m dv / v^2, where v is the variance of the labels."""
-    squared = _squared(truth, predicted)
+    weights, squared = truth.relative_weights, _squared(truth, predicted)
     spread = (truth.values - np.average(truth.values, axis=0, weights=weights)) ** 2
     m, v = np.average(squared, axis=0, weights=weights), np.average(spread, axis=0, weights=weights)
     result: Rows = np.mean(-(squared - m) / v + m * (spread - v) / v**2, axis=1)
     return result
-
-
-def _absolute(truth: Truth, predicted: Predicted) -> Rows:
-    error: Rows = np.abs(truth.values - predicted.values.astype(np.float64))
-    return error
-
-
-def _mae(truth: Truth, predicted: Predicted) -> Rows:
-    return _over_targets(_absolute(truth, predicted))
-
-
-def _mape(truth: Truth, predicted: Predicted) -> Rows:
-    return _over_targets(_absolute(truth, predicted) / np.maximum(np.abs(truth.values), np.finfo(np.float64).eps))
-
-
-def _brier(truth: Truth, predicted: Predicted) -> Rows:
-    return brier_losses(truth, predicted) * (0.5 if truth.n_classes == 2 else 1.0)
-
-
-_ROWS: dict[str, Callable[[Truth, Predicted], Rows]] = {
-    "accuracy": _accuracy,
-    "log_loss": log_losses,
-    "brier": _brier,
-    "mse": _mse,
-    "mae": _mae,
-    "mape": _mape,
-    "prediction_change": prediction_changes,
-}
-"""Metrics that are means over rows: what each row adds."""
-
-_RATIOS: dict[str, Callable[[Truth, Predicted, Rows], Rows]] = {
-    "balanced_accuracy": _balanced_accuracy,
-    "f1": _f1,
-    "f1_macro": _f1_macro,
-    "roc_auc": _one_vs_rest(_roc_auc_of),
-    "average_precision": _one_vs_rest(_average_precision_of),
-    "r2": _r2,
-    "rmse": _rmse,
-}
-"""Metrics that are functions of means, or of ranks: their derivatives."""

@@ -12,46 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxplain.explainers.tables import influence
+from onnxplain.explainers.tables.influence import Influence
+from onnxplain.explainers.tables.truth import Predicted, Truth, Weights
 from onnxplain.facts.cards import Task
 from onnxplain.facts.errors import BadParameter, BadTable
-
-Floats = NDArray[np.floating[Any]]
-Classes = NDArray[np.intp]
-Weights = NDArray[np.float64] | None
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What a model says of n rows.
-
-    Attributes:
-        values: float[n, k]: probabilities of k classes, or k regression targets.
-        classes: int[n]: index of the predicted class; None for a regression.
-    """
-
-    values: Floats
-    classes: Classes | None = None
-
-    def __getitem__(self, index: Any) -> Predicted:
-        return Predicted(self.values[index], None if self.classes is None else self.classes[index])
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is known of n rows.
-
-    Attributes:
-        values: int[n] class indices, or float64[n, k] regression targets.
-        n_classes: how many classes the model knows; 0 for a regression.
-        weights: float64[n], or None where every row counts the same.
-    """
-
-    values: NDArray[Any]
-    n_classes: int = 0
-    weights: Weights = None
-
-    def __getitem__(self, index: Any) -> Truth:
-        return Truth(self.values[index], self.n_classes, None if self.weights is None else self.weights[index])
+from onnxplain.facts.metrics import LABEL_FREE, METRIC_NAMES
 
 
 @dataclass(frozen=True)
@@ -62,9 +28,11 @@ class Metric:
         name: as callers write it.
         task: which models it fits.
         measure: the metric as scikit-learn's function of the same name returns it.
+        influence: what each row adds to it to first order, but for a constant; see `onnxplain.explainers.tables.influence`.
         greater_is_better: False for a loss; `score` is then its negative.
         row_mean: whether the score is a mean over rows (given the labels), so that its expectation over
             permutations is the mean over all pairs of rows.
+        probabilistic: whether it judges probabilities, which not every classifier gives.
         needs: which labels it needs to be defined: `any`, `two` different ones, or `all` classes.
         smooth: whether the last digits of predictions move only its own last digits, the classes being the same. The order
             of scores hangs on them, as does the logarithm of what a probability close to 1 leaves.
@@ -73,8 +41,10 @@ class Metric:
     name: str
     task: Task
     measure: Callable[[Truth, Predicted], float]
+    influence: Influence
     greater_is_better: bool = True
     row_mean: bool = False
+    probabilistic: bool = False
     needs: Literal["any", "two", "all"] = "any"
     smooth: bool = True
 
@@ -82,6 +52,20 @@ class Metric:
         """The metric, signed so that greater is better."""
         value = self.measure(truth, predicted)
         return value if self.greater_is_better else -value
+
+    def row_effects(self, truth: Truth, predicted: Predicted) -> NDArray[np.float64]:
+        """Each row's first-order effect on the score, weighted, but for a constant, float64[n]; 0 where there is none."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            effect = self.influence(truth, predicted)
+        effect[~np.isfinite(effect)] = 0.0
+        if not self.greater_is_better:
+            effect = -effect
+        if truth.weights is None:
+            return effect
+        # A weighted mean moves with its rows' distances from it.
+        weights = truth.relative_weights
+        weighted: NDArray[np.float64] = (effect - np.average(effect, weights=weights)) * weights
+        return weighted
 
 
 def _average(values: NDArray[Any], weights: Weights) -> float:
@@ -136,42 +120,13 @@ def _f1_macro(truth: Truth, predicted: Predicted) -> float:
 # Classification by probability
 
 
-def _positive(predicted: Predicted) -> NDArray[np.float64]:
-    """Probability of the second of two classes, float64[n]."""
-    return np.ascontiguousarray(predicted.values[:, -1], dtype=np.float64)
-
-
 def _log_loss(truth: Truth, predicted: Predicted) -> float:
-    return _average(log_losses(truth, predicted), truth.weights)
-
-
-def log_losses(truth: Truth, predicted: Predicted) -> NDArray[np.float64]:
-    """Negative log of the true class's probability, float64[n], clipped as scikit-learn clips it."""
-    if truth.n_classes == 2:
-        positive = _positive(predicted)
-        chosen = np.where(truth.values == 1, positive, 1 - positive)
-    else:
-        chosen = predicted.values[np.arange(len(truth.values)), truth.values].astype(np.float64)
-    eps = np.finfo(np.float64).eps
-    losses: NDArray[np.float64] = -np.log(np.clip(chosen, eps, 1 - eps))
-    return losses
+    return _average(influence.log_loss(truth, predicted), truth.weights)
 
 
 def _brier(truth: Truth, predicted: Predicted) -> float:
     # Halved after the mean where there are two classes, as scikit-learn does.
-    return _average(brier_losses(truth, predicted), truth.weights) * (0.5 if truth.n_classes == 2 else 1.0)
-
-
-def brier_losses(truth: Truth, predicted: Predicted) -> NDArray[np.float64]:
-    """Squared distance of the probabilities from the truth, summed over classes, float64[n]."""
-    if truth.n_classes == 2:
-        positive = _positive(predicted)
-        probabilities = np.stack((1 - positive, positive), axis=1)
-    else:
-        probabilities = predicted.values.astype(np.float64)
-    one_hot = (truth.values[:, None] == np.arange(truth.n_classes)).astype(np.float64)
-    losses: NDArray[np.float64] = np.sum((one_hot - probabilities) ** 2, axis=1)
-    return losses
+    return _average(influence.brier_losses(truth, predicted), truth.weights) * (0.5 if truth.n_classes == 2 else 1.0)
 
 
 def _counts_at_thresholds(
@@ -219,7 +174,7 @@ def _one_vs_rest(
 
     def measure(truth: Truth, predicted: Predicted) -> float:
         if truth.n_classes == 2:
-            return binary(truth.values == 1, _positive(predicted), truth.weights)
+            return binary(truth.values == 1, predicted.positive, truth.weights)
         columns = np.ascontiguousarray(predicted.values.T, dtype=np.float64)
         return float(np.mean([binary(truth.values == c, column, truth.weights) for c, column in enumerate(columns)]))
 
@@ -267,35 +222,54 @@ def _r2(truth: Truth, predicted: Predicted) -> float:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "classification", _accuracy, row_mean=True),
-        Metric("balanced_accuracy", "classification", _balanced_accuracy, row_mean=True),
-        Metric("f1", "classification", _f1),
-        Metric("f1_macro", "classification", _f1_macro),
-        Metric("roc_auc", "classification", _one_vs_rest(_binary_roc_auc), needs="all", smooth=False),
+        Metric("accuracy", "classification", _accuracy, influence.accuracy, row_mean=True),
+        Metric("balanced_accuracy", "classification", _balanced_accuracy, influence.balanced_accuracy, row_mean=True),
+        Metric("f1", "classification", _f1, influence.f1),
+        Metric("f1_macro", "classification", _f1_macro, influence.f1_macro),
         Metric(
-            "average_precision", "classification", _one_vs_rest(_binary_average_precision), needs="all", smooth=False
+            "roc_auc",
+            "classification",
+            _one_vs_rest(_binary_roc_auc),
+            influence.roc_auc,
+            probabilistic=True,
+            needs="all",
+            smooth=False,
         ),
-        Metric("log_loss", "classification", _log_loss, greater_is_better=False, row_mean=True, smooth=False),
-        Metric("brier", "classification", _brier, greater_is_better=False, row_mean=True),
-        Metric("r2", "regression", _r2, row_mean=True, needs="two"),
-        Metric("rmse", "regression", _rmse, greater_is_better=False),
-        Metric("mse", "regression", _mse, greater_is_better=False, row_mean=True),
-        Metric("mae", "regression", _mae, greater_is_better=False, row_mean=True),
-        Metric("mape", "regression", _mape, greater_is_better=False, row_mean=True, smooth=False),
+        Metric(
+            "average_precision",
+            "classification",
+            _one_vs_rest(_binary_average_precision),
+            influence.average_precision,
+            probabilistic=True,
+            needs="all",
+            smooth=False,
+        ),
+        Metric(
+            "log_loss",
+            "classification",
+            _log_loss,
+            influence.log_loss,
+            greater_is_better=False,
+            row_mean=True,
+            probabilistic=True,
+            smooth=False,
+        ),
+        Metric(
+            "brier",
+            "classification",
+            _brier,
+            influence.brier,
+            greater_is_better=False,
+            row_mean=True,
+            probabilistic=True,
+        ),
+        Metric("r2", "regression", _r2, influence.r2, row_mean=True, needs="two"),
+        Metric("rmse", "regression", _rmse, influence.rmse, greater_is_better=False),
+        Metric("mse", "regression", _mse, influence.mse, greater_is_better=False, row_mean=True),
+        Metric("mae", "regression", _mae, influence.mae, greater_is_better=False, row_mean=True),
+        Metric("mape", "regression", _mape, influence.mape, greater_is_better=False, row_mean=True, smooth=False),
     )
 }
-
-LABEL_FREE = "prediction_change"
-
-
-def prediction_changes(truth: Truth, predicted: Predicted) -> NDArray[np.float64]:
-    """float64[n]: how far each prediction lies from the unpermuted one, which `truth` holds.
-
-    Total variation distance for probabilities (half the sum of absolute differences), mean absolute difference else.
-    """
-    change = np.abs(predicted.values.astype(np.float64) - truth.values)
-    distance: NDArray[np.float64] = change.sum(axis=1) / 2 if truth.n_classes else change.mean(axis=1)
-    return distance
 
 
 def prediction_change(task: Task) -> Metric:
@@ -303,7 +277,8 @@ def prediction_change(task: Task) -> Metric:
     return Metric(
         LABEL_FREE,
         task,
-        lambda truth, predicted: _average(prediction_changes(truth, predicted), truth.weights),
+        lambda truth, predicted: _average(influence.prediction_change(truth, predicted), truth.weights),
+        influence.prediction_change,
         greater_is_better=False,
         row_mean=True,
     )
@@ -316,12 +291,13 @@ def choose(names: tuple[str, ...], task: Task, truth: Truth) -> tuple[Metric, ..
         BadParameter: a name is unknown, or its metric is for another task or number of classes.
         BadTable: the labels leave the metric undefined.
     """
-    fitting = [metric.name for metric in METRICS.values() if metric.task == task]
     chosen = []
     for name in dict.fromkeys(names):
         metric = METRICS.get(name)
         if metric is None or metric.task != task:
-            raise BadParameter(f"'{name}' is no metric for a {task} model; choose from {', '.join(fitting)}.")
+            raise BadParameter(
+                f"'{name}' is no metric for a {task} model; choose from {', '.join(METRIC_NAMES[task])}."
+            )
         if name == "f1" and truth.n_classes != 2:
             raise BadParameter(f"f1 is for two classes, but the model has {truth.n_classes}; use f1_macro.")
         _check_labels(metric, truth)

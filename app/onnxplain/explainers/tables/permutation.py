@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.explainers.tables.influence import influence
-from onnxplain.explainers.tables.metrics import Metric, Predicted, Truth
+from onnxplain.explainers.tables.metrics import Metric
+from onnxplain.explainers.tables.truth import Predicted, Truth
 
 _HELD = 1 << 22  # most rows times repeats whose predictions are held at once
 
@@ -43,8 +43,8 @@ class Measure:
         return self.metric.score(self.truth, predicted)
 
     def influence(self, predicted: Predicted) -> NDArray[np.float64]:
-        """What each row adds to the score, float64[n], see `onnxplain.explainers.tables.influence`."""
-        return influence(self.metric.name, self.truth, predicted)
+        """What each row adds to the score, float64[n]."""
+        return self.metric.row_effects(self.truth, predicted)
 
 
 class Evaluator(Protocol):

@@ -15,9 +15,9 @@ from onnx import ModelProto
 from onnxplain.explainers.evaluators.blackbox import BlackBox
 from onnxplain.explainers.evaluators.linear import LinearEvaluator
 from onnxplain.explainers.evaluators.trees import TreeEvaluator
-from onnxplain.explainers.tables.metrics import Predicted
 from onnxplain.explainers.tables.permutation import Evaluator, Group, Rows
 from onnxplain.explainers.tables.table import Table
+from onnxplain.explainers.tables.truth import Predicted
 from onnxplain.facts.cards import Feature, ModelCard, TabularSpec
 from onnxplain.facts.errors import InputRefusedByModel, InputTooLarge, ModelRefused
 from onnxplain.model.graphs.graph import Graph
