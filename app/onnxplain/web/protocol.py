@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 import orjson
 import uvicorn
 from fastapi import FastAPI
@@ -21,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 _PIPELINED = 64  # most requests that may wait on one connection; each holds kilobytes until its turn comes
 _FRAMING_PER_BYTE = 16  # a body sent byte by byte has at least 5 bytes of framing for each
 _JOINED_BYTES = 64 * 1024  # a longer body takes several packets anyway, and would be copied
+_OFFER = frozenset({b"upgrade", b"http2-settings"})  # headers that offer another protocol
 _LINGER_S = 2.0  # between the end of a connection for us and its abortion, so that the client can read our last word
 
 
@@ -67,6 +69,7 @@ class Protocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._framing_bytes = 0
         self._requests = 0
+        self._upgrade_offered = False
         self._running: RequestResponseCycle | None = None
 
     # ---- the clock ------------------------------------------------------------------------------------------------
@@ -86,7 +89,7 @@ class Protocol(HttpToolsProtocol):
         if self._deadline is None and not self._receiving:
             self._arm(self._limits.headers_s)
         began_in_headers, requests, body_bytes = self._in_headers, self._requests, self._body_bytes
-        super().data_received(data)
+        self._feed(data)
         if self._requests != requests or self.transport.is_closing():
             return  # on_headers_complete has measured these headers
         if began_in_headers:  # nothing but headers came: all of it counts
@@ -99,6 +102,29 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(
                     431, "headers_too_large", "The body has more chunk extensions or trailers than it may have."
                 )
+
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            if self._upgrade_offered:
+                self._ignore_upgrade(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("")
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read the request again as if it offered no other protocol, as RFC 9110 (7.8) allows.
+
+        The parser takes an offered upgrade (`h2c`, `websocket`) as accepted and ends the request with its headers, so that its body
+        would be lost. A JDK's HttpClient and `curl --http2` offer one with every request.
+        """
+        headers = [(name, value) for name, value in self.headers if name not in _OFFER]
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [name + b": " + value for name, value in headers]
+        self._upgrade_offered = False
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(b"\r\n".join([*lines, b"", b""]) + rest)
 
     def on_message_begin(self) -> None:
         """A request line begins."""
@@ -121,6 +147,9 @@ class Protocol(HttpToolsProtocol):
         Raises:
             OverflowError: too many requests wait on this connection; the parser stops, and says so in its own way.
         """
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._upgrade_offered = True
+            return
         if len(self.pipeline) >= _PIPELINED:
             raise OverflowError
         self._requests += 1
@@ -132,6 +161,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is in: from here on the service takes its own time, which the pool bounds."""
+        if self._upgrade_offered:
+            return  # its body is still to come
         self._disarm()
         self._in_headers, self._receiving = True, False
         super().on_message_complete()

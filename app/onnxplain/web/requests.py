@@ -121,6 +121,11 @@ async def read_body(
     if not body:
         if kind == "image":
             raise MalformedInput(_missing_picture())
+        if request.headers.get("content-length", "0").strip("0") or "transfer-encoding" in request.headers:
+            raise MalformedInput(
+                "The headers announce a body, but none came. Send the body, or leave Content-Length and Transfer-Encoding out to "
+                "explain the registered evaluation data."
+            )
         return b"", "", options
     if kind_sent not in (*BODIES[kind], OCTETS):
         raise UnsupportedMediaType(_wrong_media_type(kind_sent, kind))
