@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxplain.explain.picture_maps import Pictured, Targets, picture_maps
+from onnxplain.explain.picture_maps import Pictured, picture_maps
+from onnxplain.explain.picture_methods import Targets
 from onnxplain.facts.errors import BadParameter, InputRefusedByModel, MalformedInput, MethodNotApplicable, TooExpensive
 from onnxplain.facts.methods import METHODS
 from onnxplain.facts.options import Options, PictureOptions, checked
@@ -54,7 +55,7 @@ def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[floa
     if task.one_picture:
         targets = Targets(targets.wanted[:1], 1)
     _refuse_large_answer(task, picture, len(targets.wanted) or targets.best)
-    found = picture_maps(task.method, model, x, targets, options, task.limits.get("max_cost_ms"), report)
+    found = picture_maps(METHODS[task.method], model, x, targets, options, task.limits.get("max_cost_ms"), report)
     ran = time.perf_counter()
     explanations = []
     for target, values in zip(_predictions(model, found.scores, found.targets), found.maps, strict=True):

@@ -1,6 +1,6 @@
 """The methods: one literal table that routes, OpenAPI, documents and workers read. Facts only, no code.
 
-A method is added with one function in `onnxplain.explainers`, one row here, and one test.
+A method is one row here, one function in the table of its kind in `onnxplain.explain`, and one test.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from onnxplain.facts import pricing
 from onnxplain.facts.cards import Kind
 from onnxplain.facts.options import (
     ActivationOptions,
@@ -38,6 +39,8 @@ class Method:
         needs: what it asks of the model; `layer-gradient` falls back to finite differences where a rule is missing
             if `channel_means` holds, since then the channel means of the gradient are all it uses.
         options: what a caller may set.
+        price: what it costs in forward runs of the model; None where that hangs on the table that comes.
+        tails_a_channel: how often it runs what lies behind the layer for each of its channels; such runs are timed.
         zero: whether a value of zero means no evidence. Sums of positive numbers have no such place: of them only the
             differences are shown, from the least value up.
     """
@@ -50,6 +53,8 @@ class Method:
     paper: str
     needs: Needs
     options: type[Options]
+    price: pricing.Price | None
+    tails_a_channel: int = 0
     channel_means: bool = False
     zero: bool = True
 
@@ -66,6 +71,7 @@ METHODS: dict[str, Method] = {
             "Selvaraju et al. 2017, arXiv:1610.02391",
             "layer-gradient",
             LayerOptions,
+            pricing.at_layer,
             channel_means=True,
         ),
         Method(
@@ -77,6 +83,7 @@ METHODS: dict[str, Method] = {
             "Draelos and Carin 2020, arXiv:2011.08891",
             "layer-gradient",
             LayerOptions,
+            pricing.at_layer,
         ),
         Method(
             "gradcam-elementwise",
@@ -87,6 +94,7 @@ METHODS: dict[str, Method] = {
             "pytorch-grad-cam, GradCAMElementWise",
             "layer-gradient",
             LayerOptions,
+            pricing.at_layer,
         ),
         Method(
             "gradcam-plusplus",
@@ -97,6 +105,7 @@ METHODS: dict[str, Method] = {
             "Chattopadhay et al. 2018, arXiv:1710.11063",
             "layer-gradient",
             LayerOptions,
+            pricing.at_layer,
         ),
         Method(
             "xgradcam",
@@ -107,6 +116,7 @@ METHODS: dict[str, Method] = {
             "Fu et al. 2020, arXiv:2008.02312",
             "layer-gradient",
             LayerOptions,
+            pricing.at_layer,
         ),
         Method(
             "layercam",
@@ -117,6 +127,7 @@ METHODS: dict[str, Method] = {
             "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943",
             "layer-gradient",
             LayerOptions,
+            pricing.at_layer,
         ),
         Method(
             "eigencam",
@@ -127,6 +138,7 @@ METHODS: dict[str, Method] = {
             "Muhammad and Yeasin 2020, arXiv:2008.00299",
             "activations",
             ActivationOptions,
+            pricing.at_layer,
         ),
         Method(
             "eigengradcam",
@@ -137,6 +149,7 @@ METHODS: dict[str, Method] = {
             "pytorch-grad-cam, EigenGradCAM",
             "layer-gradient",
             ActivationOptions,
+            pricing.at_layer,
         ),
         Method(
             "scorecam",
@@ -147,6 +160,7 @@ METHODS: dict[str, Method] = {
             "Wang et al. 2020, arXiv:1910.01279",
             "activations",
             LayerOptions,
+            pricing.masked_channels,
         ),
         Method(
             "ablationcam",
@@ -157,6 +171,8 @@ METHODS: dict[str, Method] = {
             "Desai and Ramaswamy 2020, doi:10.1109/WACV45572.2020.9093360",
             "activations",
             LayerOptions,
+            pricing.ablated_channels,
+            tails_a_channel=1,
         ),
         Method(
             "fullgrad",
@@ -167,6 +183,7 @@ METHODS: dict[str, Method] = {
             "Srinivas and Fleuret 2019, arXiv:1905.00780",
             "input-gradient",
             PictureOptions,
+            pricing.bias_gradients,
             zero=False,
         ),
         Method(
@@ -178,6 +195,7 @@ METHODS: dict[str, Method] = {
             "Zhou et al. 2016, arXiv:1512.04150, without the class weights",
             "activations",
             ActivationOptions,
+            pricing.at_layer,
         ),
         Method(
             "saliency",
@@ -188,6 +206,7 @@ METHODS: dict[str, Method] = {
             "Simonyan et al. 2014, arXiv:1312.6034",
             "input-gradient",
             PictureOptions,
+            pricing.input_gradient,
         ),
         Method(
             "input-x-gradient",
@@ -198,6 +217,7 @@ METHODS: dict[str, Method] = {
             "Shrikumar et al. 2016, arXiv:1605.01713",
             "input-gradient",
             PictureOptions,
+            pricing.input_gradient,
         ),
         Method(
             "integrated-gradients",
@@ -208,6 +228,7 @@ METHODS: dict[str, Method] = {
             "Sundararajan et al. 2017, arXiv:1703.01365",
             "input-gradient",
             IntegratedGradientsOptions,
+            pricing.integral,
         ),
         Method(
             "smoothgrad",
@@ -218,6 +239,7 @@ METHODS: dict[str, Method] = {
             "Smilkov et al. 2017, arXiv:1706.03825",
             "input-gradient",
             SmoothGradOptions,
+            pricing.noisy_gradients,
         ),
         Method(
             "occlusion",
@@ -228,6 +250,7 @@ METHODS: dict[str, Method] = {
             "Zeiler and Fergus 2014, arXiv:1311.2901",
             "forward",
             OcclusionOptions,
+            pricing.covered_squares,
         ),
         Method(
             "rise",
@@ -238,6 +261,7 @@ METHODS: dict[str, Method] = {
             "Petsiuk et al. 2018, arXiv:1806.07421",
             "forward",
             RiseOptions,
+            pricing.masks,
             zero=False,
         ),
         Method(
@@ -249,6 +273,7 @@ METHODS: dict[str, Method] = {
             "Breiman 2001, doi:10.1023/A:1010933404324",
             "predictions",
             PermutationOptions,
+            None,
         ),
     )
 }

@@ -91,6 +91,8 @@ Count = Annotated[int, Range(least=1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Names = tuple[str, ...]
 
+STRENGTHS = (0.9, 1.0, 1.1)  # factors of the normalised picture in test-time augmentation
+
 _SEED = "Seed of the random numbers; the same seed, the same map."
 
 

@@ -1,55 +1,77 @@
-"""What an explanation of a picture costs, before it starts: the runs that its method needs, times the model's own time for one."""
+"""What an explanation of a picture costs, before it starts: the runs that its method makes, times the model's own time for one.
+
+A function here is the price column of a method's row: options and card -> plain forward runs of the model, those included that
+tell its scores.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from onnxplain.facts.cards import ModelCard
 from onnxplain.facts.options import (
+    STRENGTHS,
     ActivationOptions,
     IntegratedGradientsOptions,
-    LayerOptions,
     OcclusionOptions,
-    Options,
     PictureOptions,
     RiseOptions,
     SmoothGradOptions,
 )
 
+Price = Callable[[Any, ModelCard], float]
+
 BACKWARD = 4.0  # cost of one gradient at the input, in forward runs of the model
-_AUGMENTED_RUNS = 6
-_TAIL = 0.02  # cost of running the layers behind the default layer, in forward runs of the whole model
+AUGMENTED = 2 * len(STRENGTHS)  # pictures whose maps are averaged: each strength, as it is and mirrored
+TAIL = 0.02  # cost of running the layers behind the default layer, in forward runs of the whole model
 
 
-def cost_ms(method: str, options: Options, card: ModelCard) -> float:
-    """Estimated milliseconds of one picture's explanation on one worker, decoding and rendering left out.
-
-    Args:
-        method: a picture method of `onnxplain.facts.methods.METHODS`.
-        options: the method's own.
-        card: of the model; `forward_ms` is what it measured when it was loaded.
-    """
-    assert isinstance(options, PictureOptions)
-    return card.forward_ms * (1 + _runs(method, options, card))
+def at_layer(options: ActivationOptions, _: ModelCard) -> float:
+    """One run to the layer, and for each target one of what lies behind it; again for each augmented picture."""
+    pictures = AUGMENTED if options.aug_smooth else 1
+    return 1 + (AUGMENTED if options.aug_smooth else 0) + pictures * _targets(options) * TAIL
 
 
-def _runs(method: str, options: PictureOptions, card: ModelCard) -> float:
-    """Plain runs beyond the one that every method makes."""
-    targets = len(options.target or ()) or options.top_k or 1
-    again = _AUGMENTED_RUNS if isinstance(options, ActivationOptions) and options.aug_smooth else 0
-    match options:
-        case IntegratedGradientsOptions():
-            return targets * options.steps * BACKWARD
-        case SmoothGradOptions():
-            return targets * options.samples * BACKWARD
-        case RiseOptions():
-            return float(options.samples)
-        case OcclusionOptions():
-            assert card.image is not None
-            return float(occlusion_runs(card.image.size, *square(card.image.size, options)))
-        case LayerOptions() if method in {"scorecam", "ablationcam"}:
-            return (1 + again) * _channels(card, options.layer) * (1.0 if method == "scorecam" else _TAIL)
-        case ActivationOptions():
-            return again + targets * _TAIL
-    return targets * BACKWARD * (2 if method == "fullgrad" else 1)
+def masked_channels(options: ActivationOptions, card: ModelCard) -> float:
+    """A run of the whole model for each channel of the layer (Score-CAM)."""
+    return _each_channel(options, card, 1.0)
+
+
+def ablated_channels(options: ActivationOptions, card: ModelCard) -> float:
+    """A run of what lies behind the layer for each of its channels (Ablation-CAM)."""
+    return _each_channel(options, card, TAIL)
+
+
+def input_gradient(options: PictureOptions, _: ModelCard) -> float:
+    """A gradient at the input for each target."""
+    return 1 + _targets(options) * BACKWARD
+
+
+def bias_gradients(options: PictureOptions, _: ModelCard) -> float:
+    """For each target a gradient at the input and at every bias (FullGrad)."""
+    return 1 + _targets(options) * BACKWARD * 2
+
+
+def integral(options: IntegratedGradientsOptions, _: ModelCard) -> float:
+    """A gradient for each target and step."""
+    return 1 + _targets(options) * options.steps * BACKWARD
+
+
+def noisy_gradients(options: SmoothGradOptions, _: ModelCard) -> float:
+    """A gradient for each target and sample."""
+    return 1 + _targets(options) * options.samples * BACKWARD
+
+
+def covered_squares(options: OcclusionOptions, card: ModelCard) -> float:
+    """A run for each square, whatever the targets."""
+    assert card.image is not None
+    return 1.0 + occlusion_runs(card.image.size, *square(card.image.size, options))
+
+
+def masks(options: RiseOptions, _: ModelCard) -> float:
+    """A run for each mask, whatever the targets."""
+    return 1.0 + options.samples
 
 
 def square(size: tuple[int, int], options: OcclusionOptions) -> tuple[int, int]:
@@ -64,6 +86,17 @@ def occlusion_runs(size: tuple[int, int], window: int, stride: int) -> int:
     return height * width
 
 
-def _channels(card: ModelCard, layer: str | None) -> int:
-    shapes = [known.shape for known in card.layers if (known.default if layer is None else known.name == layer)]
-    return shapes[0][0] if shapes else max((known.shape[0] for known in card.layers), default=1)
+def _targets(options: PictureOptions) -> int:
+    return len(options.target or ()) or options.top_k or 1
+
+
+def _each_channel(options: ActivationOptions, card: ModelCard, run: float) -> float:
+    """The first run; with augmentation one for each of its pictures; and for each picture `run` for each channel."""
+    shapes = [
+        known.shape
+        for known in card.layers
+        if (known.default if options.layer is None else known.name == options.layer)
+    ]
+    channels = shapes[0][0] if shapes else max((known.shape[0] for known in card.layers), default=1)
+    again = AUGMENTED if options.aug_smooth else 0
+    return 1 + again + max(again, 1) * channels * run

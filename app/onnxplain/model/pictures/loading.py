@@ -68,7 +68,6 @@ def load_image(
     Raises:
         ModelRefused: the graph cannot be used as a picture model.
     """
-    weights = sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
     inputs, outputs = tensor_facts(Graph(model).inputs), tensor_facts(model.graph.output)
     try:
         loaded = _load(model, manifest, cancellation, threads, batched=True) or _load(
@@ -115,7 +114,7 @@ def load_image(
         warnings=picture.warnings,
         forward_ms=loaded.forward_ms,
     )
-    return ImageModel(card, picture, loaded.finder, loaded.main, default, read, cancellation, threads, weights)
+    return ImageModel(card, picture, loaded.finder, loaded.main, default, read, cancellation, threads)
 
 
 def _load(

@@ -18,11 +18,11 @@ from onnx import ModelProto, TensorProto
 
 from onnxplain.autodiff import differentiate
 from onnxplain.facts.cards import Layer, ModelCard
-from onnxplain.facts.errors import LayerNotFound, MethodNotApplicable, ModelRefused, UnsupportedOperator
+from onnxplain.facts.errors import LayerNotFound, MethodNotApplicable, UnsupportedOperator
 from onnxplain.model.graphs.graph import trim, weights_of
 from onnxplain.model.meaning.preparation import PictureGraph
 from onnxplain.model.pictures.biases import biases_of
-from onnxplain.model.pictures.explainer_file import FORMULAS, PICTURE, TARGET, explainer_file
+from onnxplain.model.pictures.explainer_file import explainer_file
 from onnxplain.model.pictures.layer_run import (
     COTANGENT,
     LayerGradient,
@@ -40,7 +40,6 @@ from onnxplain.model.runtime.sessions import Cancellation, Session, release_memo
 Floats = NDArray[np.float32]
 
 _KEPT_LAYERS = 2  # sessions of layers other than the default one
-_SMALL = 1 << 20  # weights of a model that may be in memory twice
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ class ImageModel:
         read: Callable[[], ModelProto],
         cancellation: Cancellation,
         threads: int,
-        weights: int,
     ) -> None:
         self.card = card
         self.batched = picture.batched
@@ -92,8 +90,6 @@ class ImageModel:
         self._threads = threads
         self._layers: OrderedDict[str, LayerSessions] = OrderedDict()
         self._tails: OrderedDict[str, Session] = OrderedDict()
-        self._at_once: dict[str, Session | None] = {}
-        self._small = weights <= _SMALL
         self._input_gradient: tuple[Session, str] | None = None
         self._bias_gradients: tuple[Session, list[str], list[Floats]] | None = None
 
@@ -131,28 +127,6 @@ class ImageModel:
         behind = self._tail_session(sessions)
         scores = behind.run({name: found[name] for name in behind.inputs})[0]
         return self._run(sessions, found, scores[0])
-
-    def explained(self, x: Floats, method: str, target: int | None) -> tuple[Floats, Floats] | None:
-        """Scores f32[k] and the map f32[u, v] of one picture at the default layer, in a single run of a single session.
-
-        Only for small models, where calling a second session would cost more than running it, and for the methods that fit into
-        a graph; None for the others.
-
-        Args:
-            x: f32[1, c, h, w].
-            method: a layer's method.
-            target: the class; None for the top one.
-        """
-        if not self._small or method not in FORMULAS or self._default is None or self._default.source != "exact":
-            return None
-        if method not in self._at_once:
-            self._at_once[method] = self._session_at_once(method)
-        session = self._at_once[method]
-        if session is None:
-            return None
-        number = np.array([-1 if target is None else target], np.int64)
-        scores, values = session.run({PICTURE: self._laid_out(x), TARGET: number})
-        return scores[0], values[0]
 
     def layer_gradient(self, x: Floats, layer: str | None, targets: Sequence[int]) -> LayerGradient:
         """Scores, activations and the gradient of each target at a layer, for one picture f32[1, c, h, w]."""
@@ -235,16 +209,6 @@ class ImageModel:
     def _weights(self) -> Mapping[str, TensorProto]:
         """The weights, read from the file again: between requests only the sessions hold them."""
         return weights_of(self._read()) | self._picture.graph.weights
-
-    def _session_at_once(self, method: str) -> Session | None:
-        try:
-            model = ModelProto.FromString(self.explainer_file(method))
-            return Session(model, self.cancellation, self._threads)
-        except (
-            MethodNotApplicable,
-            ModelRefused,
-        ):  # no file can be made of this model, or the runtime does not load it
-            return None
 
     def _runs(self, x: Floats) -> list[Floats]:
         return [x] if self.batched or len(x) == 1 else [x[i : i + 1] for i in range(len(x))]
