@@ -9,6 +9,7 @@ import pytest
 
 from onnxplain.explain.picture import explain_picture
 from onnxplain.explain.picture_methods import MAPS
+from onnxplain.explain.table_methods import TABLES
 from onnxplain.facts.methods import METHODS
 from onnxplain.facts.tasks import ExplainTask, ModelRef
 from onnxplain.model import Cancellation, ImageModel, load
@@ -17,7 +18,8 @@ DIGITS = Path(__file__).parents[2] / "models" / "digits"
 
 
 def test_every_row_has_its_function_and_every_function_its_row() -> None:
-    assert set(MAPS) == {name for name, row in METHODS.items() if row.kind == "image"}
+    for kind, functions in (("image", MAPS), ("tabular", TABLES)):
+        assert set(functions) == {name for name, row in METHODS.items() if row.kind == kind}
 
 
 @pytest.mark.parametrize("like", MAPS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from onnxplain.explain.table import explain_table, predict_table
@@ -44,7 +45,9 @@ def explain(
     task = ExplainTask(
         ModelRef(model.card.name, ""), METHOD, media if content else "", content, options, limits=limits or {}
     )
-    return explain_table(task, model).document
+    document: dict[str, Any] = orjson.loads(orjson.dumps(explain_table(task, model)))
+    del document["timings_ms"]  # differs from run to run
+    return document
 
 
 def rows_of(model: TabularModel, count: int) -> tuple[list[list[float]], list[str]]:
@@ -55,7 +58,6 @@ def rows_of(model: TabularModel, count: int) -> tuple[list[list[float]], list[st
 
 def test_the_answer_is_the_contracts_document(cancer: TabularModel) -> None:
     document = explain(cancer, {"metrics": ["accuracy", "log_loss"], "n_repeats": 3, "seed": 1})
-    assert json.loads(json.dumps(document)) == document
     assert {
         "baseline",
         "importances",

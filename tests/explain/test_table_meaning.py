@@ -45,7 +45,7 @@ def task(body: bytes, media_type: str, **options: Any) -> ExplainTask:
 
 def explained(model: TabularModel, **body: Any) -> Any:
     content = orjson.dumps({"rows": X.tolist(), "n_repeats": 1} | body)
-    return explain_table(task(content, "application/json"), model).document
+    return orjson.loads(orjson.dumps(explain_table(task(content, "application/json"), model)))
 
 
 def predicted(model: TabularModel, csv: str) -> Any:

@@ -16,7 +16,7 @@ from onnxplain.facts.documents import importances_csv, picture_document, table_d
 from onnxplain.facts.errors import BadParameter, ExplainError, MethodNotApplicable, UnsupportedMediaType
 from onnxplain.facts.methods import METHODS, Method
 from onnxplain.facts.options import from_texts
-from onnxplain.facts.tasks import ExplainTask, PictureExplanation, Prediction, TableExplanation
+from onnxplain.facts.tasks import ExplainTask, Importance, PermutationExplanation, PictureExplanation, Prediction
 from onnxplain.settings import Settings
 
 MEDIA_TYPES = {
@@ -76,9 +76,9 @@ def run_explanation(
         )
     if isinstance(answer, ExplainError):
         raise answer
-    if isinstance(answer, TableExplanation):
+    if isinstance(answer, PermutationExplanation):
         document = table_document(ref, chosen.name, answer, answer.timings_ms)
-        _show_importances(document)
+        _show_importances(answer)
     else:
         document = picture_document(ref, chosen.name, answer, answer.timings_ms)
         _show_picture(answer)
@@ -104,7 +104,7 @@ def _write(out: Path, document: dict[str, Any], answer: Any, *, heatmap_only: bo
         case ".json":
             out.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
         case ".csv":
-            out.write_text(importances_csv(document), newline="")
+            out.write_text(importances_csv(answer), newline="")
         case _:
             for number, heatmap in enumerate(answer.explanations):
                 path = out if number == 0 else out.with_stem(f"{out.stem}-{number + 1}")
@@ -112,23 +112,24 @@ def _write(out: Path, document: dict[str, Any], answer: Any, *, heatmap_only: bo
     click.echo(f"wrote {out}", err=True)
 
 
-def _show_importances(document: Mapping[str, Any]) -> None:
-    for metric, rows in document["importances"].items():
-        baseline = document["baseline"][metric]
+def _show_importances(answer: PermutationExplanation) -> None:
+    for metric, found in answer.importances.items():
+        baseline = answer.baseline[metric]
         shown = "not a number" if baseline is None else f"{baseline:.4g}"
-        click.secho(f"{metric} {shown} on {document['n_rows']} rows; without a feature it loses:", bold=True)
-        ordered = sorted((row for row in rows if row["mean"] is not None), key=lambda row: row["mean"], reverse=True)
-        longest = max((abs(row["mean"]) for row in ordered), default=0.0) or 1.0
-        table([_importance(row, longest) for row in ordered[:_BARS]])
-        if len(ordered) > _BARS:
-            click.echo(dim(f"… and {len(ordered) - _BARS} more; -o FILE.csv has them all."))
-    _show_warnings(document["warnings"])
+        click.secho(f"{metric} {shown} on {answer.n_rows} rows; without a feature it loses:", bold=True)
+        known = [(each.mean, each) for each in found if each.mean is not None]
+        known.sort(key=lambda pair: pair[0], reverse=True)
+        longest = max((abs(mean) for mean, _ in known), default=0.0) or 1.0
+        table([_importance(each, mean, longest) for mean, each in known[:_BARS]])
+        if len(known) > _BARS:
+            click.echo(dim(f"… and {len(known) - _BARS} more; -o FILE.csv has them all."))
+    _show_warnings(answer.warnings)
 
 
-def _importance(row: Mapping[str, Any], longest: float) -> tuple[str, ...]:
-    error = row["standard_error"]
+def _importance(each: Importance, mean: float, longest: float) -> tuple[str, ...]:
+    error = each.standard_error
     spread = "" if error is None else dim(f"± {1.96 * error:.2g}")
-    return safe(row["feature"]), bar(row["mean"] / longest), f"{row['mean']:+.4f}", spread
+    return safe(each.feature), bar(mean / longest), f"{mean:+.4f}", spread
 
 
 def _show_picture(answer: PictureExplanation) -> None:

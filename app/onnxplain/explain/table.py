@@ -31,7 +31,7 @@ from onnxplain.explainers.tables.truth import Truth
 from onnxplain.facts.errors import BadParameter, BadTable, TooExpensive
 from onnxplain.facts.metrics import LABEL_FREE, METRIC_NAMES
 from onnxplain.facts.options import Options, PermutationBody, checked
-from onnxplain.facts.tasks import ExplainTask, Prediction, Predictions, TableExplanation
+from onnxplain.facts.tasks import ExplainTask, Importance, PermutationExplanation, Prediction, Predictions
 from onnxplain.model.tables.table_model import TabularModel
 from onnxplain.tables import Decoded
 
@@ -76,7 +76,7 @@ def _best_first(scores: list[float], classes: Sequence[str], best: int | None, *
 
 def explain_table(
     task: ExplainTask, model: TabularModel, progress: Callable[[float], None] = lambda _: None
-) -> TableExplanation:
+) -> PermutationExplanation:
     """Permutation importance of every column, or of those that were asked for.
 
     Raises:
@@ -123,19 +123,19 @@ def explain_table(
         found = importance(evaluator, measures, features, shuffles, plan, baselines=baselines, progress=progress)
     names = [group.name for group in groups]
     doubts = find_doubts(sample, features, Shuffles(sample.n_rows, options.seed).take(_LOOKED_AT), model.check)
-    document = {
-        "baseline": {name: _unsigned(name, result.baseline, measures) for name, result in found.items()},
-        "importances": {name: _entries(names, result, doubts, sample.n_rows) for name, result in found.items()},
-        "ranking": {name: _ranking(names, result) for name, result in found.items()},
-        "n_rows": sample.n_rows,
-        "n_repeats": options.n_repeats,
-        "seed": options.seed,
-        "evaluations": 1 + int(sum((~np.isnan(next(iter(found.values())).importances)).ravel())),
-        "warnings": table_warnings(model, sample, groups, found, options, doubts, labeled=labels is not None),
-        "suggested_groups": [[model.features[j] for j in columns] for columns in doubts.groups],
-        "engine": model.engine(evaluator),
-    }
-    return TableExplanation(document, {"decode": decode_ms, "run": _ms(started)})
+    return PermutationExplanation(
+        baseline={name: _unsigned(name, result.baseline, measures) for name, result in found.items()},
+        importances={name: _importances(names, result, doubts, sample.n_rows) for name, result in found.items()},
+        ranking={name: _ranking(names, result) for name, result in found.items()},
+        n_rows=sample.n_rows,
+        n_repeats=options.n_repeats,
+        seed=options.seed,
+        evaluations=1 + int(sum((~np.isnan(next(iter(found.values())).importances)).ravel())),
+        warnings=tuple(table_warnings(model, sample, groups, found, options, doubts, labeled=labels is not None)),
+        suggested_groups=tuple(tuple(model.features[j] for j in columns) for columns in doubts.groups),
+        engine=model.engine(evaluator),
+        timings_ms={"decode": decode_ms, "run": _ms(started)},
+    )
 
 
 def _decode(task: ExplainTask, model: TabularModel, label: str | None) -> Decoded:
@@ -276,24 +276,24 @@ def _unsigned(name: str, score: float, measures: Sequence[Measure]) -> float:
     return score if metric.greater_is_better else -score + 0.0
 
 
-def _entries(names: Sequence[str], result: PermutationImportance, doubts: Doubts, n: int) -> list[dict[str, Any]]:
+def _importances(names: Sequence[str], result: PermutationImportance, doubts: Doubts, n: int) -> tuple[Importance, ...]:
     mean, std = result.mean, result.std
     noise, sampling, error = result.monte_carlo_error, result.sampling_error, result.standard_error
     margin = _student_t(n - 1) * error
-    return [
-        {
-            "feature": name,
-            "mean": _number(mean[i]),
-            "std": _number(std[i]),
-            "standard_error": _number(error[i]),
-            "ci95": [_number(mean[i] - margin[i]), _number(mean[i] + margin[i])],
-            "monte_carlo_error": _number(noise[i]),
-            "sampling_error": _number(sampling[i]),
-            "off_support": _number(doubts.off_support[i]),
-            "values": [value for value in result.importances[i].tolist() if value == value],  # noqa: PLR0124  # NaN: not run
-        }
+    return tuple(
+        Importance(
+            feature=name,
+            mean=_number(mean[i]),
+            std=_number(std[i]),
+            standard_error=_number(error[i]),
+            ci95=(_number(mean[i] - margin[i]), _number(mean[i] + margin[i])),
+            monte_carlo_error=_number(noise[i]),
+            sampling_error=_number(sampling[i]),
+            off_support=_number(doubts.off_support[i]),
+            values=tuple(value for value in result.importances[i].tolist() if value == value),  # noqa: PLR0124  # NaN: not run
+        )
         for i, name in enumerate(names)
-    ]
+    )
 
 
 def _number(value: float) -> float | None:
@@ -306,9 +306,9 @@ def _student_t(freedom: int) -> float:
     return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
 
 
-def _ranking(names: Sequence[str], result: PermutationImportance) -> list[str]:
+def _ranking(names: Sequence[str], result: PermutationImportance) -> tuple[str, ...]:
     mean = np.where(np.isnan(result.mean), -np.inf, result.mean)
-    return [names[i] for i in np.argsort(-mean, kind="stable")]
+    return tuple(names[i] for i in np.argsort(-mean, kind="stable"))
 
 
 def _ms(started: float) -> float:

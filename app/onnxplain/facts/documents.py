@@ -11,7 +11,14 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from onnxplain.facts.tasks import Heatmap, ModelRef, PictureExplanation, Predictions, TableExplanation
+from onnxplain.facts.tasks import (
+    Heatmap,
+    ModelRef,
+    PermutationExplanation,
+    PictureExplanation,
+    Predictions,
+    TableExplanation,
+)
 
 Timings = Mapping[str, float]
 
@@ -30,8 +37,8 @@ def picture_document(ref: ModelRef, method: str, answer: PictureExplanation, tim
 
 
 def table_document(ref: ModelRef, method: str, answer: TableExplanation, timings_ms: Timings) -> dict[str, Any]:
-    """What a table method found."""
-    return {"model": used(ref), "method": method, **answer.document, "timings_ms": timings_ms}
+    """What a table method found: the fields of its answer under their own names."""
+    return {"model": used(ref), "method": method, **vars(answer), "timings_ms": timings_ms}
 
 
 def predictions_document(ref: ModelRef, answer: Predictions, timings_ms: Timings) -> dict[str, Any]:
@@ -39,18 +46,17 @@ def predictions_document(ref: ModelRef, answer: Predictions, timings_ms: Timings
     return {"model": used(ref), "predictions": answer.rows, "timings_ms": timings_ms}
 
 
-def importances_csv(document: Mapping[str, Any]) -> str:
-    """The importances of a `table_document` as RFC 4180 CSV: a line for each metric and feature, a column a repeat."""
-    rows = [(metric, row) for metric, rows in document["importances"].items() for row in rows]
-    repeats = max((len(row["values"]) for _, row in rows), default=0)
+def importances_csv(answer: PermutationExplanation) -> str:
+    """The importances as RFC 4180 CSV: a line for each metric and feature, a column a repeat."""
+    rows = [(metric, each) for metric, found in answer.importances.items() for each in found]
+    repeats = max((len(each.values) for _, each in rows), default=0)
     text = io.StringIO()
     writer = csv.writer(text)
     head = ("metric", "baseline", "feature", "mean", "std", "standard_error", "ci95_low", "ci95_high")
     writer.writerow([*head, *(f"repeat_{k + 1}" for k in range(repeats))])
-    for metric, row in rows:
-        interval = row["ci95"] or (None, None)
-        numbers = (row["mean"], row["std"], row["standard_error"], *interval, *row["values"])
-        writer.writerow([metric, document["baseline"][metric], row["feature"], *numbers])
+    for metric, each in rows:
+        numbers = (each.mean, each.std, each.standard_error, *each.ci95, *each.values)
+        writer.writerow([metric, answer.baseline[metric], each.feature, *numbers])
     return text.getvalue()
 
 

@@ -115,10 +115,60 @@ class PictureExplanation:
 
 
 @dataclass(frozen=True)
-class TableExplanation:
-    """What a table method found: the JSON document of contract.md, but for `model`, `method` and `timings_ms`."""
+class Importance:
+    """How much a metric falls when a feature is permuted; numbers that are not known are None.
 
-    document: Mapping[str, Any]
+    Attributes:
+        feature: a column, or a group of columns.
+        mean: over the repeats.
+        std: of the repeats.
+        standard_error: of the mean, both sources of chance together.
+        ci95: the interval that holds the true importance in 95 of 100 tables.
+        monte_carlo_error: the part of the standard error that comes from the choice of permutations.
+        sampling_error: the part that comes from the choice of rows.
+        off_support: share of permuted rows unlike any row of the table.
+        values: the importance in each repeat that ran.
+    """
+
+    feature: str
+    mean: float | None
+    std: float | None
+    standard_error: float | None
+    ci95: tuple[float | None, float | None]
+    monte_carlo_error: float | None
+    sampling_error: float | None
+    off_support: float | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PermutationExplanation:
+    """What permutation importance found, under the names that stand in the JSON answer; mappings are by metric.
+
+    Attributes:
+        baseline: the metric of the unpermuted table, losses positive.
+        importances: in column order, groups behind.
+        ranking: the features, the most important first.
+        n_rows: rows that were used.
+        n_repeats: as asked for.
+        seed: as asked for.
+        evaluations: tables that were scored.
+        warnings: what a reader should know before trusting the numbers.
+        suggested_groups: columns that stand for one another.
+        engine: how permuted rows were predicted.
+        timings_ms: `decode` and `run`.
+    """
+
+    baseline: Mapping[str, float]
+    importances: Mapping[str, tuple[Importance, ...]]
+    ranking: Mapping[str, tuple[str, ...]]
+    n_rows: int
+    n_repeats: int | str
+    seed: int
+    evaluations: int
+    warnings: tuple[str, ...]
+    suggested_groups: tuple[tuple[str, ...], ...]
+    engine: Mapping[str, Any] | None
     timings_ms: Mapping[str, float]
 
 
@@ -137,4 +187,5 @@ class ModelFile:
     content: bytes
 
 
+TableExplanation = PermutationExplanation  # of any table method
 Explanation = PictureExplanation | TableExplanation | Predictions | ModelFile

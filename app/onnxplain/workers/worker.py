@@ -23,7 +23,8 @@ from typing import Any
 
 from onnxplain import logs
 from onnxplain.explain.picture import explain_picture, explainer_model, predict_picture
-from onnxplain.explain.table import explain_table, predict_table
+from onnxplain.explain.table import predict_table
+from onnxplain.explain.table_methods import TABLES
 from onnxplain.facts.errors import ExplainError, InputTooLarge, MethodNotApplicable
 from onnxplain.facts.methods import METHODS
 from onnxplain.facts.tasks import ARENA_SHARE, ExplainTask, ModelRef, WorkerLimits
@@ -112,21 +113,17 @@ class Worker:
             return model.card
         if task.method == "predictions":
             return predict_picture(task, model) if isinstance(model, ImageModel) else predict_table(task, model)
-        method = METHODS.get(task.method)
-        kind = "image" if method is None else method.kind
-        if kind != model.card.kind:
+        if task.method == "explainer-model":
+            return explainer_model(task, model)
+        method = METHODS[task.method]
+        if method.kind != model.card.kind:
             raise MethodNotApplicable(
-                f"{task.method} explains {'pictures' if kind == 'image' else 'tables'}, but model '{model.card.name}' takes "
+                f"{task.method} explains {'pictures' if method.kind == 'image' else 'tables'}, but model '{model.card.name}' takes "
                 f"{'pictures' if model.card.kind == 'image' else 'tables'}. Use one of: {', '.join(model.card.explainers)}."
             )
         if isinstance(model, ImageModel):
-            if task.method == "explainer-model":
-                return explainer_model(task, model)
-            if method is not None:
-                return explain_picture(task, model, report)
-        elif task.method == "permutation-importance":
-            return explain_table(task, model, report)
-        raise AssertionError(f"{task.method} has no function")
+            return explain_picture(task, model, report)
+        return TABLES[task.method](task, model, report)
 
     def _model(self, ref: ModelRef) -> ImageModel | TabularModel:
         """The loaded model, from memory where it is; the one not used for longest makes room."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
@@ -37,12 +36,13 @@ def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
 
         def render(answer: PictureExplanation | TableExplanation, started: float) -> Response:
             timings_ms = with_total(answer.timings_ms, started)
-            if isinstance(answer, TableExplanation):
-                document = table_document(ref, method.name, answer, timings_ms)
-                return json_answer(document) if wanted == JSON else _csv(document)
-            if wanted == PNG:
-                return _picture(ref, method, answer)
-            return json_answer(picture_document(ref, method.name, answer, timings_ms))
+            if isinstance(answer, PictureExplanation):
+                if wanted == PNG:
+                    return _picture(ref, method, answer)
+                return json_answer(picture_document(ref, method.name, answer, timings_ms))
+            if wanted == CSV:
+                return _csv(ref, method, answer)
+            return json_answer(table_document(ref, method.name, answer, timings_ms))
 
         limits = service.settings.limits()
         task = ExplainTask(ref, method.name, sent, body, given, one_picture=wanted == PNG, limits=limits)
@@ -80,14 +80,14 @@ def _picture(ref: ModelRef, method: Method, answer: PictureExplanation) -> Respo
     return Response(first.overlay or first.heatmap, media_type=PNG, headers=headers)
 
 
-def _csv(document: dict[str, Any]) -> Response:
+def _csv(ref: ModelRef, method: Method, answer: TableExplanation) -> Response:
     """The importances alone, as a table; what else JSON would say stands in headers."""
     headers = {
-        "X-Onnxplain-Model": document["model"]["name"],
-        "X-Onnxplain-Sha256": document["model"]["sha256"],
-        "X-Onnxplain-Method": document["method"],
+        "X-Onnxplain-Model": ref.name,
+        "X-Onnxplain-Sha256": ref.sha256,
+        "X-Onnxplain-Method": method.name,
     }
-    return Response(importances_csv(document), media_type=CSV, headers=headers)
+    return Response(importances_csv(answer), media_type=CSV, headers=headers)
 
 
 _TAGS = {"image": "Explain a picture", "tabular": "Explain a table"}
