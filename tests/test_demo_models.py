@@ -25,7 +25,7 @@ def shapes():
 def heatmaps(model, pixels: np.ndarray, labels: list[str], method: str = "gradcam") -> list[np.ndarray]:
     """The placed maps [96, 96] of these classes, through the whole of a worker's path from PNG to PNG."""
     body = encode_png(pixels)
-    task = ExplainTask(ModelRef("shapes", ""), method, "image/png", body, {"target": labels}, ("heatmap",))
+    task = ExplainTask(ModelRef("shapes", ""), method, "image/png", body, {"target": labels})
     answer = explain_picture(task, model, lambda _: None)
     assert [explanation.target.label for explanation in answer.explanations] == labels
     return [decode(explanation.heatmap)[..., 0] for explanation in answer.explanations]

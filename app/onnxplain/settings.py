@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
+from onnxplain.facts.tasks import TaskLimits
+
 MEBIBYTE = 2**20
 PREFIX = "ONNXPLAIN_"
 
@@ -60,8 +62,10 @@ class Settings(BaseModel):
     # ---- how large ------------------------------------------------------------------------------------------------
     max_body: Annotated[int, Field(ge=1, description="Most MiB of a request body.")] = 128
     max_bodies: Annotated[int, Field(ge=1, description="Most MiB of all request bodies together.")] = 1024
-    max_pixels: Annotated[int, Field(ge=1, description="Most pixels of a picture.")] = 25_000_000
-    max_cells: Annotated[int, Field(ge=1, description="Most cells (rows times columns) of a table.")] = 20_000_000
+    max_pixels: Annotated[int, Field(ge=1, description="Most pixels of a picture.")] = TaskLimits.max_pixels
+    max_cells: Annotated[int, Field(ge=1, description="Most cells (rows times columns) of a table.")] = (
+        TaskLimits.max_cells
+    )
     max_cost: Annotated[
         float, Field(gt=0, description="Most seconds of the model's own measured time that one request may cost.")
     ] = 600.0
@@ -178,13 +182,9 @@ class Settings(BaseModel):
         """Whether log lines are JSON."""
         return self.log_format == "json" or (self.log_format == "auto" and not sys.stderr.isatty())
 
-    def limits(self) -> dict[str, float]:
-        """The limits that a worker applies, in the units of `ExplainTask.limits`."""
-        return {
-            "max_pixels": self.max_pixels,
-            "max_cells": self.max_cells,
-            "max_cost_ms": self.max_cost * 1e3,
-        }
+    def limits(self) -> TaskLimits:
+        """The limits that a worker applies to one request."""
+        return TaskLimits(self.max_pixels, self.max_cells, self.max_cost * 1e3)
 
 
 def _split(text: str) -> list[str]:

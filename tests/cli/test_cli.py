@@ -19,7 +19,7 @@ from onnxplain.cli.terminal import bar, safe
 from onnxplain.cli.work import find, run
 from onnxplain.facts.cards import GradientFact, Layer, ModelCard
 from onnxplain.facts.errors import ModelNotFound
-from onnxplain.facts.tasks import ExplainTask
+from onnxplain.facts.tasks import InspectTask
 from onnxplain.model.manifest import parse_manifest
 from onnxplain.settings import Settings
 
@@ -66,7 +66,7 @@ def test_check_refuses_what_is_no_model_with_a_reason_and_a_status() -> None:
 def test_the_manifest_that_check_prints_changes_nothing(name: str) -> None:
     """Read back, it says what was in force without it."""
     settings = Settings(models=DEMO_MODELS)
-    (card,) = run([ExplainTask(find(name, settings), "inspect")], settings)
+    (card,) = run([InspectTask(find(name, settings))], settings)
     read = parse_manifest(manifest(card).encode(), DEMO_MODELS / name)
     assert (read.kind, read.task, read.score_output) == (card.kind, card.task, card.score_output)
     if card.image:

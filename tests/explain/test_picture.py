@@ -17,7 +17,7 @@ from PIL import Image
 
 from onnxplain.explain.picture import explain_picture, explainer_model, predict_picture
 from onnxplain.facts.errors import BadParameter, Cancelled, MalformedInput, MethodNotApplicable
-from onnxplain.facts.tasks import ExplainTask, ModelRef, PictureExplanation
+from onnxplain.facts.tasks import ExplainerFileTask, ExplainTask, ModelRef, PictureExplanation, PredictTask
 from onnxplain.model import Cancellation, ImageModel, load
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -80,7 +80,7 @@ def test_an_explanation_has_pictures_as_large_as_the_one_sent() -> None:
 
 def test_pictures_are_made_only_where_they_are_wanted() -> None:
     """Numbers alone cost no rendering."""
-    wanted = ExplainTask(**{**task(values=True).__dict__, "pictures": ()})
+    wanted = ExplainTask(**{**task(values=True).__dict__, "draw": "none"})
     (found,) = explain_picture(wanted, shapes(), lambda _: None).explanations
     assert found.heatmap is None
     assert found.overlay is None
@@ -132,7 +132,7 @@ def test_what_cannot_be_used_is_refused(error: type[Exception], given: dict[str,
 
 def test_predictions_are_best_first_and_probable() -> None:
     """What `predict` says of the picture, with probabilities in the same order."""
-    (row,) = predict_picture(task("predictions"), shapes()).rows
+    (row,) = predict_picture(PredictTask(ModelRef("shapes", ""), "image/png", PICTURE), shapes()).rows
     scores = [prediction.score for prediction in row]
     assert scores == sorted(scores, reverse=True)
     assert all(0 <= prediction.probability <= 1 for prediction in row)
@@ -146,5 +146,5 @@ def test_an_explainer_file_is_made_only_of_methods_that_fit_a_graph() -> None:
         explainer_model(_file("rise"), shapes())
 
 
-def _file(method: str) -> ExplainTask:
-    return ExplainTask(ModelRef("shapes", str(MODELS / "shapes")), "explainer-model", options={"method": method})
+def _file(method: str) -> ExplainerFileTask:
+    return ExplainerFileTask(ModelRef("shapes", str(MODELS / "shapes")), method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def maps(model: ImageModel, method: str, targets: list[int] | None = None, **giv
     options = checked(METHODS[method].options, given)
     assert isinstance(options, PictureOptions)
     chosen = targets or [int(VECTORS["target"])]
-    return picture_maps(METHODS[method], model, VECTORS["x"], Targets(tuple(chosen)), options, None, lambda _: None)
+    return picture_maps(METHODS[method], model, VECTORS["x"], Targets(tuple(chosen)), options, inf, lambda _: None)
 
 
 def relu2(model: ImageModel) -> str:
@@ -106,7 +107,7 @@ def test_augmented_maps_of_a_symmetric_picture_are_symmetric(tmp_path: Path) -> 
     half = np.random.default_rng(0).standard_normal((1, 3, 96, 48)).astype(np.float32)
     x = np.concatenate([half, half[..., ::-1]], axis=3)
     options = LayerOptions(aug_smooth=True)
-    found = picture_maps(METHODS["gradcam"], loaded, x, Targets((1,)), options, None, lambda _: None).maps[0]
+    found = picture_maps(METHODS["gradcam"], loaded, x, Targets((1,)), options, inf, lambda _: None).maps[0]
     assert np.allclose(found, found[:, ::-1], atol=1e-4 * max(float(found.max()), 1e-6))
 
 
@@ -133,6 +134,6 @@ def test_progress_goes_from_nothing_to_all(model: ImageModel) -> None:
     heard: list[float] = []
     options = checked(METHODS["smoothgrad"].options, {"samples": 80})
     assert isinstance(options, PictureOptions)
-    picture_maps(METHODS["smoothgrad"], model, VECTORS["x"], Targets((0, 1)), options, None, heard.append)
+    picture_maps(METHODS["smoothgrad"], model, VECTORS["x"], Targets((0, 1)), options, inf, heard.append)
     assert heard == sorted(heard)
     assert heard[-1] == 1

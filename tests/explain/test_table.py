@@ -13,7 +13,7 @@ import pytest
 
 from onnxplain.explain.table import explain_table, predict_table
 from onnxplain.facts.errors import BadParameter, BadTable, Cancelled, ExplainError, TooExpensive
-from onnxplain.facts.tasks import ExplainTask, ModelRef
+from onnxplain.facts.tasks import ExplainTask, ModelRef, PredictTask, TaskLimits
 from onnxplain.model import Cancellation, TabularModel, load
 from onnxplain.model.tables.cut_at_trees import TreeModel
 
@@ -39,11 +39,15 @@ def mixed() -> TabularModel:
 
 
 def explain(
-    model: TabularModel, body: Any = None, limits: Any = None, media: str = "application/json", **options: Any
+    model: TabularModel,
+    body: Any = None,
+    limits: TaskLimits | None = None,
+    media: str = "application/json",
+    **options: Any,
 ) -> Any:
     content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
     task = ExplainTask(
-        ModelRef(model.card.name, ""), METHOD, media if content else "", content, options, limits=limits or {}
+        ModelRef(model.card.name, ""), METHOD, media if content else "", content, options, limits=limits or TaskLimits()
     )
     document: dict[str, Any] = orjson.loads(orjson.dumps(explain_table(task, model)))
     del document["timings_ms"]  # differs from run to run
@@ -150,8 +154,8 @@ def test_work_that_is_too_dear_is_refused_with_its_price(cancer: TabularModel) -
     with pytest.raises(
         TooExpensive, match=r"This would take about .* s of computing \(228 rows, 300,000 permuted copies\)"
     ):
-        explain(cancer, n_repeats=10_000, limits={"max_cost_ms": 100.0})
-    explain(cancer, n_repeats=10_000, max_seconds=0.05, limits={"max_cost_ms": 100.0})
+        explain(cancer, n_repeats=10_000, limits=TaskLimits(max_cost_ms=100.0))
+    explain(cancer, n_repeats=10_000, max_seconds=0.05, limits=TaskLimits(max_cost_ms=100.0))
 
 
 @pytest.mark.parametrize(
@@ -209,16 +213,16 @@ def test_unknown_texts_are_named_with_row_and_column(mixed: TabularModel) -> Non
 
 def test_predictions_come_row_by_row(cancer: TabularModel, mixed: TabularModel) -> None:
     body = (ROOT / "models" / "breast-cancer" / "samples" / "predict.json").read_bytes()
-    answer = predict_table(ExplainTask(ModelRef("b", ""), "predictions", "application/json", body), cancer)
+    answer = predict_table(PredictTask(ModelRef("b", ""), "application/json", body), cancer)
     assert len(answer.rows) == 3
     assert all(row[0].probability >= row[1].probability for row in answer.rows)
     assert {entry.label for entry in answer.rows[0]} == {"malignant", "benign"}
     diabetes = opened(ROOT / "models" / "diabetes")
     body = (ROOT / "models" / "diabetes" / "samples" / "predict.json").read_bytes()
-    numbers = predict_table(ExplainTask(ModelRef("d", ""), "predictions", "application/json", body), diabetes).rows
+    numbers = predict_table(PredictTask(ModelRef("d", ""), "application/json", body), diabetes).rows
     assert all(isinstance(number, float) for number in numbers)
     with pytest.raises(BadTable, match="no registered evaluation data"):
-        predict_table(ExplainTask(ModelRef("m", ""), "predictions"), mixed)
+        predict_table(PredictTask(ModelRef("m", "")), mixed)
 
 
 def test_a_cancelled_explanation_ends() -> None:

@@ -18,7 +18,7 @@ from tests.conftest import running
 from tests.hostile.models import Hostile, corpus, mutants
 
 from onnxplain.facts.errors import EngineError, ExplainError, InputCrashedRuntime, InputError, ModelError
-from onnxplain.facts.tasks import ExplainTask, ModelRef, WorkerLimits
+from onnxplain.facts.tasks import InspectTask, ModelRef, PredictTask, WorkerLimits
 from onnxplain.workers.pool import Pool, PoolLimits
 
 TIMEOUT_S = 2.0  # short, so that the suite stays short; the endless ones take all of it
@@ -36,7 +36,7 @@ async def verdict(pool: Pool, path: Path, name: str, timeout_s: float = TIMEOUT_
     """What the gate says of a file: the error, or None when it is served."""
     await free(pool)
     try:
-        await pool.run(ExplainTask(ModelRef(name, str(path)), "inspect"), timeout_s)
+        await pool.run(InspectTask(ModelRef(name, str(path))), timeout_s)
     except ExplainError as error:
         return error
     return None
@@ -96,7 +96,7 @@ def test_every_hostile_file_gets_its_verdict_in_time_and_opens_no_other_file(tmp
         """An odd model that is served answers, or says why it cannot; no internal error, no crash."""
         await free(pool)
         try:
-            await pool.run(ExplainTask(ref, "predictions", "application/json", b'{"rows": [[1, 2]]}'), TIMEOUT_S)
+            await pool.run(PredictTask(ref, "application/json", b'{"rows": [[1, 2]]}'), TIMEOUT_S)
         except (InputError, ModelError):
             pass
         except ExplainError as error:

@@ -14,7 +14,7 @@ from tests import graphs
 from tests.web.test_uploads import linear
 
 from onnxplain.facts.errors import ModelNotFound, ModelRefused, ModelUnavailable
-from onnxplain.facts.tasks import ExplainTask
+from onnxplain.facts.tasks import PredictTask
 from onnxplain.registry.registry import Registry
 from onnxplain.workers.pool import Pool, PoolLimits
 
@@ -42,7 +42,7 @@ async def put(registry: Registry, name: str, model: bytes) -> None:
 async def says(registry: Registry, pool: Pool, name: str, x: int) -> float:
     ref, _ = registry.ready(name)
     body = json.dumps({"rows": [[x]]}).encode()
-    answer = await pool.run(ExplainTask(ref, "predictions", "application/json", body), 20)
+    answer = await pool.run(PredictTask(ref, "application/json", body), 20)
     return float(answer.rows[0])
 
 
@@ -68,7 +68,7 @@ def test_a_version_in_use_stays_on_disk_until_it_is_not(tmp_path: Path) -> None:
         await put(registry, "m", graphs.counter().SerializeToString())
         ref, _ = registry.ready("m")
         body = b'{"rows": [[1000000000000]]}'
-        running = asyncio.ensure_future(pool.run(ExplainTask(ref, "predictions", "application/json", body), 60))
+        running = asyncio.ensure_future(pool.run(PredictTask(ref, "application/json", body), 60))
         await asyncio.sleep(0.2)
         changing = asyncio.ensure_future(put(registry, "m", linear(2)))
         await asyncio.sleep(2)
@@ -119,7 +119,7 @@ def test_two_models_of_the_same_graph_keep_their_own_manifests(tmp_path: Path) -
         for name in ("a", "b"):
             ref, _ = registry.ready(name)
             body = json.dumps({"rows": [{f"column_{name}": 4}]}).encode()
-            answer = await pool.run(ExplainTask(ref, "predictions", "application/json", body), 20)
+            answer = await pool.run(PredictTask(ref, "application/json", body), 20)
             assert answer.rows == [8]
 
     with_registry(tmp_path, scenario)

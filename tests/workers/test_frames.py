@@ -13,14 +13,14 @@ import pytest
 
 from onnxplain.facts.cards import GradientFact, ModelCard
 from onnxplain.facts.errors import Busy, UnsupportedOperator
-from onnxplain.facts.tasks import ExplainTask, ModelRef, PictureExplanation, Prediction
+from onnxplain.facts.tasks import ExplainTask, ModelRef, PictureExplanation, Prediction, TaskLimits
 from onnxplain.workers.frames import LENGTHS, Frame, frame_of, head_of, receive, send
 
 REF = ModelRef("digits", "/models/digits", "ab" * 32)
 VALUES: list[Any] = [
     None,
     {"rows": [1, 2.5, "three", None, True], "nested": {"a": (1, 2)}},
-    ExplainTask(REF, "gradcam", "image/png", options={"target": ["3"]}, limits={"max_pixels": 1e6}),
+    ExplainTask(REF, "gradcam", "image/png", options={"target": ["3"]}, limits=TaskLimits(max_pixels=1_000_000)),
     ModelCard("digits", "1", "ab", "image", "classification", "", (), (), "scores", gradient=GradientFact("exact")),
     PictureExplanation((Prediction(1, "one", 2.0, 0.5),), (), GradientFact(), {"run": 1.5}),
 ]

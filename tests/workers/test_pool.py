@@ -26,7 +26,7 @@ from onnxplain.facts.errors import (
     ModelUnavailable,
     WorkerLost,
 )
-from onnxplain.facts.tasks import ExplainTask, ModelRef, WorkerLimits
+from onnxplain.facts.tasks import ModelRef, PredictTask, WorkerLimits
 from onnxplain.workers.pool import Pool, PoolLimits
 
 FOR_EVER = 10**12
@@ -57,9 +57,9 @@ def with_pool(scenario: Callable[[Pool], Awaitable[None]], **limits: Any) -> Non
     asyncio.run(scene())
 
 
-def predict(model: ModelRef, *row: int) -> ExplainTask:
+def predict(model: ModelRef, *row: int) -> PredictTask:
     body = json.dumps({"rows": [list(row)]}).encode()
-    return ExplainTask(model, "predictions", "application/json", body)
+    return PredictTask(model, "application/json", body)
 
 
 async def answer(pool: Pool, model: ModelRef, *row: int, timeout_s: float = 20.0) -> float:

@@ -12,7 +12,7 @@ from onnxplain.cli.work import find, run
 from onnxplain.facts.cards import ImageSpec, ModelCard, TensorFact
 from onnxplain.facts.errors import ExplainError
 from onnxplain.facts.methods import METHODS
-from onnxplain.facts.tasks import ExplainTask
+from onnxplain.facts.tasks import InspectTask
 from onnxplain.settings import Settings
 
 _OTHER_LAYERS = 6
@@ -26,7 +26,7 @@ def show_models(settings: Settings) -> int:
     if not names:
         click.echo(f"{settings.models} holds no model. Put one at {settings.models}/NAME/model.onnx.")
         return 0
-    answers = run([ExplainTask(find(name, settings), "inspect") for name in names], settings)
+    answers = run([InspectTask(find(name, settings)) for name in names], settings)
     head = ("name", "kind", "task", "answers", "gradient", "explainers")
     table([[click.style(name, bold=True) for name in head], *map(_line, names, answers)])
     return int(any(isinstance(card, ExplainError) for card in answers))
@@ -42,7 +42,7 @@ def _line(name: str, card: ModelCard | ExplainError) -> tuple[str, ...]:
 
 def show_model(path: Path, settings: Settings) -> int:
     """Print what a model file is and what could be explained; the exit status is 1 if it is refused."""
-    (card,) = run([ExplainTask(find(str(path), settings), "inspect")], settings)
+    (card,) = run([InspectTask(find(str(path), settings))], settings)
     if isinstance(card, ExplainError):
         facts([(click.style("refused", fg="red"), safe(str(card)))])
         return 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxplain.facts.errors import ExplainError, ModelNotFound
-from onnxplain.facts.tasks import ExplainTask, ModelRef, WorkerLimits
+from onnxplain.facts.tasks import ModelRef, Task, WorkerLimits
 from onnxplain.settings import MEBIBYTE, Settings
 from onnxplain.workers.pool import Pool, PoolLimits
 
@@ -33,9 +33,7 @@ def find(model: str, settings: Settings) -> ModelRef:
     )
 
 
-def run(
-    tasks: Sequence[ExplainTask], settings: Settings, on_progress: Callable[[float], None] | None = None
-) -> list[Any]:
+def run(tasks: Sequence[Task], settings: Settings, on_progress: Callable[[float], None] | None = None) -> list[Any]:
     """The answers of tasks in order, one worker for all; an `ExplainError` stands in the place of its answer."""
 
     async def run_all() -> list[Any]:
@@ -49,7 +47,7 @@ def run(
     return asyncio.run(run_all())
 
 
-async def _answer(pool: Pool, task: ExplainTask, on_progress: Callable[[float], None] | None) -> Any:
+async def _answer(pool: Pool, task: Task, on_progress: Callable[[float], None] | None) -> Any:
     try:
         return await pool.run(task, _TIMEOUT_S, on_progress)
     except ExplainError as error:

@@ -6,7 +6,6 @@ import binascii
 import time
 from base64 import b64decode
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,22 @@ from numpy.typing import NDArray
 from onnxplain.explain.picture_maps import Pictured, picture_maps
 from onnxplain.explain.picture_methods import Targets
 from onnxplain.facts.errors import BadParameter, InputRefusedByModel, MalformedInput, MethodNotApplicable, TooExpensive
-from onnxplain.facts.methods import METHODS
+from onnxplain.facts.methods import METHODS, Method
 from onnxplain.facts.options import Options, PictureOptions, checked
-from onnxplain.facts.tasks import ExplainTask, Heatmap, ModelFile, PictureExplanation, Prediction, Predictions
+from onnxplain.facts.tasks import (
+    ExplainerFileTask,
+    ExplainTask,
+    Heatmap,
+    ModelFile,
+    PictureExplanation,
+    Prediction,
+    Predictions,
+    PredictTask,
+    Sent,
+    TaskLimits,
+)
 from onnxplain.model import ImageModel, TabularModel
-from onnxplain.pictures.decode import MOST_PIXELS, decode
+from onnxplain.pictures.decode import decode
 from onnxplain.pictures.draw import encode_png, overlay, to_grey
 from onnxplain.pictures.geometry import Geometry, place_back, to_tensor
 from onnxplain.tables import strict_json
@@ -47,20 +57,19 @@ def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[floa
     body, media_type, given = _unwrapped(task)
     options = checked(METHODS[task.method].options, given)
     assert isinstance(options, PictureOptions)
-    if task.one_picture:
-        task = replace(task, pictures=(options.output,))
+    drawn = {"both": ("heatmap", "overlay"), "one": (options.output,), "none": ()}[task.draw]
     picture, x, geometry = _decoded(task, model, body, media_type)
     decoded = time.perf_counter()
     targets = _targets(model, options)
-    if task.one_picture:
+    if task.draw == "one":
         targets = Targets(targets.wanted[:1], 1)
-    _refuse_large_answer(task, picture, len(targets.wanted) or targets.best)
-    found = picture_maps(METHODS[task.method], model, x, targets, options, task.limits.get("max_cost_ms"), report)
+    _refuse_large_answer(task.limits, picture, (len(targets.wanted) or targets.best) * len(drawn))
+    found = picture_maps(METHODS[task.method], model, x, targets, options, task.limits.max_cost_ms, report)
     ran = time.perf_counter()
     explanations = []
     for target, values in zip(_predictions(model, found.scores, found.targets), found.maps, strict=True):
         model.cancellation.check()
-        explanations.append(_heatmap(task, options, picture, geometry, found, target, values))
+        explanations.append(_heatmap(METHODS[task.method], options, drawn, picture, geometry, found, target, values))
     ends = {"decode": decoded - began, "run": ran - decoded, "render": time.perf_counter() - ran}
     return PictureExplanation(
         _best(model, found.scores, max(SHOWN_CLASSES, options.top_k or 0)),
@@ -71,7 +80,7 @@ def explain_picture(task: ExplainTask, model: ImageModel, report: Callable[[floa
     )
 
 
-def predict_picture(task: ExplainTask, model: ImageModel) -> Predictions:
+def predict_picture(task: PredictTask, model: ImageModel) -> Predictions:
     """The classes of one picture, best first; for a regression its numbers.
 
     Raises:
@@ -90,7 +99,7 @@ def predict_picture(task: ExplainTask, model: ImageModel) -> Predictions:
     return Predictions([list(_best(model, scores, SHOWN_CLASSES))], timings)
 
 
-def explainer_model(task: ExplainTask, model: ImageModel | TabularModel) -> ModelFile:
+def explainer_model(task: ExplainerFileTask, model: ImageModel | TabularModel) -> ModelFile:
     """The model and its explanation as one ONNX file.
 
     Raises:
@@ -100,10 +109,10 @@ def explainer_model(task: ExplainTask, model: ImageModel | TabularModel) -> Mode
         raise MethodNotApplicable(
             "Explainer files hold heatmaps, and this model takes tables; use a model of pictures."
         )
-    return ModelFile(model.explainer_file(str(task.options.get("method", "gradcam"))))
+    return ModelFile(model.explainer_file(task.method))
 
 
-def _unwrapped(task: ExplainTask) -> tuple[bytes, str, dict[str, Any]]:
+def _unwrapped(task: Sent) -> tuple[bytes, str, dict[str, Any]]:
     """The picture file, its media type, and all options: those of the query string, then those of a JSON body."""
     if task.media_type != JSON:
         return task.body, task.media_type, dict(task.options)
@@ -123,10 +132,10 @@ def _unwrapped(task: ExplainTask) -> tuple[bytes, str, dict[str, Any]]:
     return body, "", {**task.options, **document}
 
 
-def _decoded(task: ExplainTask, model: ImageModel, body: bytes, media_type: str) -> tuple[Any, Floats, Geometry]:
+def _decoded(task: Sent, model: ImageModel, body: bytes, media_type: str) -> tuple[Any, Floats, Geometry]:
     if not body:
         raise MalformedInput("The body is empty; send the bytes of a picture, a multipart file `image`, or JSON.")
-    picture = decode(body, media_type, task.limits.get("max_pixels", MOST_PIXELS))
+    picture = decode(body, media_type, task.limits.max_pixels)
     assert model.card.image is not None
     x, geometry = to_tensor(picture, model.card.image)
     return picture, x, geometry
@@ -140,15 +149,14 @@ def _targets(model: ImageModel, options: PictureOptions) -> Targets:
     return Targets(tuple(dict.fromkeys(wanted)), min(options.top_k or 1, len(model.card.classes)))
 
 
-def _refuse_large_answer(task: ExplainTask, picture: NDArray[np.uint8], targets: int) -> None:
+def _refuse_large_answer(limits: TaskLimits, picture: NDArray[np.uint8], drawn: int) -> None:
     """Pictures are answered at the size they came in: many targets of a large one would make gigabytes."""
     height, width = picture.shape[:2]
-    pixels = height * width * targets * len(task.pictures)
-    most = RENDERED * int(task.limits.get("max_pixels", MOST_PIXELS))
+    pixels, most = height * width * drawn, RENDERED * limits.max_pixels
     if pixels > most:
         raise TooExpensive(
-            f"The answer would hold {targets * len(task.pictures)} pictures of {width} x {height} pixels, {pixels / 1e6:.0f} "
-            f"megapixels; at most {most / 1e6:.0f} are made at once. Ask for fewer targets, or send a smaller picture."
+            f"The answer would hold {drawn} pictures of {width} x {height} pixels, {pixels / 1e6:.0f} megapixels; at most "
+            f"{most / 1e6:.0f} are made at once. Ask for fewer targets, or send a smaller picture."
         )
 
 
@@ -190,8 +198,9 @@ def _predictions(model: ImageModel, scores: Floats, classes: Sequence[int]) -> t
 
 
 def _heatmap(
-    task: ExplainTask,
+    method: Method,
     options: PictureOptions,
+    drawn: Sequence[str],
     picture: NDArray[np.uint8],
     geometry: Geometry,
     found: Pictured,
@@ -204,11 +213,11 @@ def _heatmap(
             "The map of this picture is not finite: the model's numbers overflow on it. Check its preprocessing."
         )
     grey_png = overlay_png = None
-    if task.pictures:
-        shown = values if METHODS[task.method].zero else values - values.min()
+    if drawn:
+        shown = values if method.zero else values - values.min()
         grey = to_grey(place_back(shown, geometry))
-        grey_png = encode_png(grey) if "heatmap" in task.pictures else None
-        if "overlay" in task.pictures:
+        grey_png = encode_png(grey) if "heatmap" in drawn else None
+        if "overlay" in drawn:
             overlay_png = encode_png(overlay(picture, grey, options.colormap, options.alpha))
     layer = found.layer
     return Heatmap(

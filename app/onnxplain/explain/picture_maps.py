@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -36,7 +37,7 @@ def picture_maps(
     x: Floats,
     targets: Targets,
     options: PictureOptions,
-    max_cost_ms: float | None,
+    max_cost_ms: float,
     report: Report,
 ) -> Pictured:
     """The maps of a picture f32[1, c, h, w].
@@ -47,7 +48,7 @@ def picture_maps(
         x: the picture as the model takes it.
         targets: the classes to explain.
         options: the method's own.
-        max_cost_ms: most milliseconds that the work may cost by estimate, None for no limit.
+        max_cost_ms: most milliseconds that the work may cost by estimate.
         report: takes the fraction that is done.
 
     Raises:
@@ -75,8 +76,8 @@ def cost_ms(method: Method, options: PictureOptions, card: ModelCard) -> float:
     return card.forward_ms * method.price(options, card)
 
 
-def _require_affordable(method: Method, price_ms: float, limit_ms: float | None) -> None:
-    if limit_ms is not None and price_ms > limit_ms:
+def _require_affordable(method: Method, price_ms: float, limit_ms: float) -> None:
+    if price_ms > limit_ms:
         raise TooExpensive(
             f"{method.name} on this model would take about {price_ms / 1e3:.1f} s, and at most {limit_ms / 1e3:.1f} s are "
             "allowed; ask for fewer samples, steps or targets, a larger stride or a later layer, or use a cheaper method "
@@ -91,7 +92,7 @@ def _at_layer(
     x: Floats,
     targets: Targets,
     options: ActivationOptions,
-    max_cost_ms: float | None,
+    max_cost_ms: float,
     report: Report,
 ) -> Pictured:
     run = model.at_layer(x, options.layer)
@@ -102,7 +103,7 @@ def _at_layer(
             f"An operator behind this layer has no gradient rule, and {method.name} needs the gradient at every place; use "
             "gradcam, whose channel means are found by finite differences, or a later layer."
         )
-    if max_cost_ms is not None:
+    if max_cost_ms < math.inf:
         tails = method.tails_a_channel + differences * _DIFFERENCES
         _require_affordable(method, _tails_ms(run, tails) * (AUGMENTED if options.aug_smooth else 1), max_cost_ms)
     seen = Seen(model, x, targets, report, run)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +32,18 @@ from onnxplain.explainers.tables.truth import Truth
 from onnxplain.facts.errors import BadParameter, BadTable, TooExpensive
 from onnxplain.facts.metrics import LABEL_FREE, METRIC_NAMES
 from onnxplain.facts.options import Options, PermutationBody, checked
-from onnxplain.facts.tasks import ExplainTask, Importance, PermutationExplanation, Prediction, Predictions
+from onnxplain.facts.tasks import (
+    ExplainTask,
+    Importance,
+    PermutationExplanation,
+    Prediction,
+    Predictions,
+    PredictTask,
+    Sent,
+)
 from onnxplain.model.tables.table_model import TabularModel
 from onnxplain.tables import Decoded
 
-_MAX_CELLS = 50_000_000
 _LOOKED_AT = 3  # permutations in which off-support rows are counted
 
 
@@ -47,7 +55,7 @@ class Named:
     features: Group
 
 
-def predict_table(task: ExplainTask, model: TabularModel) -> Predictions:
+def predict_table(task: PredictTask, model: TabularModel) -> Predictions:
     """Predictions row by row: classes best first, or a number (a list of numbers where there are several targets)."""
     started = time.perf_counter()
     decoded = _decode(task, model, label=None)
@@ -107,7 +115,7 @@ def explain_table(
     sample = table if drawn is None else table.take(drawn)
     to_the_bit = not all(METRICS[name].smooth for name in options.metrics or () if name in METRICS)
     evaluator = model.evaluator(sample, len(groups), to_the_bit=to_the_bit)
-    _check_price(task.limits, options, model, evaluator, sample.n_rows, groups)
+    _check_price(task.limits.max_cost_ms, options, model, evaluator, sample.n_rows, groups)
     _refuse_no_number(evaluator.baseline().values, drawn)
     measures = _measures(options.metrics, model, labels, weights, drawn, evaluator)
     features = [group.features for group in groups]
@@ -138,9 +146,9 @@ def explain_table(
     )
 
 
-def _decode(task: ExplainTask, model: TabularModel, label: str | None) -> Decoded:
+def _decode(task: Sent, model: TabularModel, label: str | None) -> Decoded:
     """The caller's rows, or the registered evaluation data where none came."""
-    max_cells = int(task.limits.get("max_cells", _MAX_CELLS))
+    max_cells = task.limits.max_cells
     decoded = tables.read(task.body, task.media_type, model.layout, label=label, max_cells=max_cells, check=model.check)
     if decoded.blocks is not None:
         return decoded
@@ -247,7 +255,7 @@ def _refuse_no_number(predicted: NDArray[np.floating[Any]], drawn: Rows | None) 
 
 
 def _check_price(
-    limits: Mapping[str, float],
+    limit: float,
     options: PermutationBody,
     model: TabularModel,
     evaluator: Evaluator,
@@ -255,8 +263,7 @@ def _check_price(
     groups: Sequence[Named],
 ) -> None:
     """Refuse what would take too long, with its price, before it is begun."""
-    limit = limits.get("max_cost_ms", 0)
-    if not limit or (options.max_seconds is not None and options.max_seconds * 1000 <= limit):
+    if limit == math.inf or (options.max_seconds is not None and options.max_seconds * 1000 <= limit):
         return
     if options.n_repeats == "exact":
         permuted = sum(len(evaluator.distinct(group.features)[1]) for group in groups)

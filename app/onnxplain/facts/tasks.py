@@ -5,9 +5,10 @@ A task is self-contained and picklable, so that a durable queue or a cluster cou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from onnxplain.facts.cards import GradientFact
 
@@ -53,18 +54,36 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class TaskLimits:
+    """What one request may ask of a worker.
+
+    Attributes:
+        max_pixels: of a picture.
+        max_cells: rows times columns of a table.
+        max_cost_ms: estimated time of the work; infinite for no limit.
+    """
+
+    max_pixels: int = 25_000_000
+    max_cells: int = 20_000_000
+    max_cost_ms: float = math.inf
+
+
+Draw = Literal["both", "one", "none"]
+
+
+@dataclass(frozen=True)
 class ExplainTask:
-    """One piece of work for a worker.
+    """Explain what a caller sent by one method.
 
     Attributes:
         model: the model to use.
-        method: a method of `onnxplain.facts.methods.METHODS`, or `predictions`, `inspect`, `explainer-model`.
+        method: a method of `onnxplain.facts.methods.METHODS`.
         media_type: of `body`, lower case and without parameters; empty when there is no body.
         body: what the caller sent, not decoded.
         options: query parameters or form fields, as the method's options model dumped them (only those that were set).
-        pictures: whether the answer needs rendered PNGs (`heatmap`, `overlay`), to save the work where it does not.
-        limits: `max_pixels`, `max_cells`, `max_cost_ms` in force for this request.
-        one_picture: the answer is the one PNG that the options name, of the first target.
+        limits: in force for this request.
+        draw: of a picture, `both` heatmap and overlay of every target, `one` PNG that the options name of the first target, or
+            `none`.
     """
 
     model: ModelRef
@@ -72,9 +91,69 @@ class ExplainTask:
     media_type: str = ""
     body: bytes = b""
     options: Mapping[str, Any] = field(default_factory=dict)
-    pictures: tuple[str, ...] = ("heatmap", "overlay")
-    limits: Mapping[str, float] = field(default_factory=dict)
-    one_picture: bool = False
+    limits: TaskLimits = TaskLimits()
+    draw: Draw = "both"
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """Ask the model itself about what a caller sent; fields as those of `ExplainTask`."""
+
+    model: ModelRef
+    media_type: str = ""
+    body: bytes = b""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    limits: TaskLimits = TaskLimits()
+
+
+@dataclass(frozen=True)
+class ExplainerFileTask:
+    """Put the model and the maps of a method into one ONNX file."""
+
+    model: ModelRef
+    method: str = "gradcam"
+
+
+@dataclass(frozen=True)
+class InspectTask:
+    """Load the model and tell its card."""
+
+    model: ModelRef
+
+
+@dataclass(frozen=True)
+class WarmTask:
+    """Load the model before it is asked for."""
+
+    model: ModelRef
+
+
+@dataclass(frozen=True)
+class ForgetTask:
+    """Give back the memory of a model that is not served any more."""
+
+    model: ModelRef
+
+
+Sent = ExplainTask | PredictTask
+Task = Sent | ExplainerFileTask | InspectTask | WarmTask | ForgetTask
+
+
+def work_of(task: Task) -> str:
+    """What kind of work a task is, as logs and measured costs name it."""
+    match task:
+        case ExplainTask():
+            return task.method
+        case PredictTask():
+            return "predictions"
+        case ExplainerFileTask():
+            return "explainer-model"
+        case InspectTask():
+            return "inspect"
+        case WarmTask():
+            return "warm"
+        case ForgetTask():
+            return "forget"
 
 
 @dataclass(frozen=True)

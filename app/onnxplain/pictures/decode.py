@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from onnxplain.facts.errors import InputTooLarge, MalformedInput
+from onnxplain.facts.tasks import TaskLimits
 from onnxplain.pictures.file import Format, PictureFile, parse
 
 Pixels = NDArray[np.uint8]
 
-MOST_PIXELS = 25_000_000
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is a request's own, and applied before Pillow sees a byte
 
@@ -40,7 +40,7 @@ _UPRIGHT = {
 }
 
 
-def decode(body: bytes, media_type: str = "", max_pixels: float = MOST_PIXELS) -> Pixels:
+def decode(body: bytes, media_type: str = "", max_pixels: float = TaskLimits.max_pixels) -> Pixels:
     """The picture in a JPEG, PNG or WebP file, upright as its EXIF orientation says.
 
     CMYK and YCCK become RGB as (1 - ink)(1 - black). Samples of 16 bits are scaled to 8, rounded to the nearest level.

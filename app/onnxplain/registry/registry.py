@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from onnxplain.facts.cards import ModelCard
 from onnxplain.facts.errors import ExplainError, ModelConflict, ModelNotFound, ModelRefused, ModelUnavailable
-from onnxplain.facts.tasks import ExplainTask, ModelRef
+from onnxplain.facts.tasks import InspectTask, ModelRef
 from onnxplain.registry.store import MODEL, Pointer, Store, digest_of
 from onnxplain.workers.pool import Pool
 
@@ -125,7 +125,7 @@ class Registry:
     async def _inspect(self, ref: ModelRef) -> Registered:
         try:
             async with self._inspections:
-                card = await self._pool.run(ExplainTask(ref, "inspect"), _INSPECT_TIMEOUT_S)
+                card = await self._pool.run(InspectTask(ref), _INSPECT_TIMEOUT_S)
         except ExplainError as error:
             log.warning("model %s is refused: %s", ref.name, error)
             return Registered(ref, None, str(error))
@@ -231,7 +231,7 @@ class Registry:
         try:
             async with self._probes:
                 await self._pool.probe(ref, self._probe_s, self._pool.limits.worker)
-            card: ModelCard = await self._pool.run(ExplainTask(ref, "inspect"), _INSPECT_TIMEOUT_S)
+            card: ModelCard = await self._pool.run(InspectTask(ref), _INSPECT_TIMEOUT_S)
         except ModelRefused:
             raise
         except ExplainError as error:

@@ -7,9 +7,9 @@ import hashlib
 import json
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
-from onnxplain.facts.tasks import ExplainTask
+from onnxplain.facts.tasks import ExplainTask, PredictTask, Task, work_of
 
 _IN_LOOP_BYTES = 2**18  # hashing more than this would hold up other requests: a thread does it
 _HOPELESS = 100  # after this many misses in a row the cache counts as useless for what is asked
@@ -68,23 +68,15 @@ class ResultCache:
             self.bytes -= len(oldest.body) + _OVERHEAD_BYTES
 
 
-async def key_of(task: ExplainTask, media_type: str) -> str:
-    """SHA-256 over all that decides an answer: the model's exact files, the method, its options, the input, the form."""
-    model = task.model
-    facts = [
-        model.name,
-        model.version,
-        model.sha256,
-        model.fingerprint,
-        task.method,
-        task.media_type,
-        sorted(task.options.items()),
-        task.pictures,
-        media_type,
-    ]
-    digest = hashlib.sha256(json.dumps(facts, default=str).encode())
-    if len(task.body) <= _IN_LOOP_BYTES:
-        digest.update(task.body)
+async def key_of(task: Task, media_type: str) -> str:
+    """SHA-256 over all that decides an answer: the model's exact files, the work and its options, the input, the form."""
+    body, head = b"", task
+    if isinstance(task, ExplainTask | PredictTask):
+        body, head = task.body, replace(task, body=b"")
+    facts = [work_of(task), media_type, asdict(head)]
+    digest = hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode())
+    if len(body) <= _IN_LOOP_BYTES:
+        digest.update(body)
     else:
-        await asyncio.to_thread(digest.update, task.body)
+        await asyncio.to_thread(digest.update, body)
     return digest.hexdigest()

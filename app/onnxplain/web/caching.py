@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
-from onnxplain.facts.tasks import ExplainTask
+from onnxplain.facts.tasks import Task, work_of
 from onnxplain.web.around.observe import note
 from onnxplain.web.cache import Answer, ResultCache, key_of
 from onnxplain.web.requests import timeout_s
@@ -22,9 +22,7 @@ from onnxplain.web.state import State, state
 HEADER = "X-Onnxplain-Cache"
 
 
-async def answered(
-    request: Request, task: ExplainTask, media_type: str, render: Callable[[Any, float], Response]
-) -> Response:
+async def answered(request: Request, task: Task, media_type: str, render: Callable[[Any, float], Response]) -> Response:
     """The kept answer to this very task, or what `render` makes of its result (and the time it began).
 
     `Cache-Control: no-store` neither reads nor keeps, `no-cache` makes anew and keeps.
@@ -33,7 +31,7 @@ async def answered(
         ExplainError: whatever became of the task.
     """
     service = state(request)
-    note(request.scope, model=task.model.name, method=task.method)
+    note(request.scope, model=task.model.name, method=work_of(task))
     seconds = timeout_s(request, service.settings)
 
     async def make() -> Response:
@@ -65,7 +63,7 @@ def _directives(request: Request) -> set[str]:
 
 
 async def _cached(
-    request: Request, service: State, task: ExplainTask, media_type: str, make: Callable[[], Awaitable[Response]]
+    request: Request, service: State, task: Task, media_type: str, make: Callable[[], Awaitable[Response]]
 ) -> Response:
     directives = _directives(request)
     if not service.settings.cache or "no-store" in directives:

@@ -25,7 +25,7 @@ from onnxplain.facts.errors import (
     InputCrashedRuntime,
     WorkerLost,
 )
-from onnxplain.facts.tasks import ExplainTask, ModelRef, WorkerLimits
+from onnxplain.facts.tasks import ForgetTask, InspectTask, ModelRef, Task, WarmTask, WorkerLimits, work_of
 from onnxplain.workers.process import Progress, WorkerDied, WorkerProcess
 from onnxplain.workers.quarantine import Quarantine
 from onnxplain.workers.waiting import Costs, WaitingLine
@@ -175,7 +175,7 @@ class Pool:
         if not self._idle:
             self._waiting.refuse_crowd(self.expected_wait_s())
 
-    async def run(self, task: ExplainTask, timeout_s: float, on_progress: Progress | None = None) -> Any:
+    async def run(self, task: Task, timeout_s: float, on_progress: Progress | None = None) -> Any:
         """Run one task within `timeout_s` seconds, the time in the queue included.
 
         A worker lost for a reason of its own (killed from outside, as by a lack of memory) is replaced and the task is
@@ -217,7 +217,7 @@ class Pool:
         try:
             async with asyncio.timeout(timeout_s):
                 worker = await WorkerProcess.start(replace(limits, probe=True), self.limits.start_s)
-                return await worker.ask(ExplainTask(ref, "inspect"))
+                return await worker.ask(InspectTask(ref))
         except TimeoutError:
             raise DeadlineExceeded(f"Loading the model took longer than {timeout_s:g} s and was stopped.") from None
         except WorkerDied as death:
@@ -226,11 +226,9 @@ class Pool:
             if worker is not None:
                 await worker.end()
 
-    async def _run_once(
-        self, task: ExplainTask, deadline: float, timeout_s: float, on_progress: Progress | None
-    ) -> Any:
+    async def _run_once(self, task: Task, deadline: float, timeout_s: float, on_progress: Progress | None) -> Any:
         self._quarantine.refuse(task.model)
-        cost_s = self._costs.expected_s(task.model.name, task.method)
+        cost_s = self._costs.expected_s(task.model.name, work_of(task))
         worker = await self._acquire(task.model, cost_s, deadline, timeout_s)
         started = time.monotonic()
         self._running[worker] = _Running(started, cost_s)
@@ -253,13 +251,13 @@ class Pool:
         except WorkerDied as death:
             raise self._bury(task.model, death) from None
 
-    def _answered(self, worker: WorkerProcess, task: ExplainTask, answer: asyncio.Future[Any]) -> None:
+    def _answered(self, worker: WorkerProcess, task: Task, answer: asyncio.Future[Any]) -> None:
         """Give the worker its next task before this answer is made ready for the client, so that it need not wait."""
         running = self._running.pop(worker)
         failure = answer.exception()
         if failure is None:
             worker.loaded.add(task.model)
-            self._costs.note(task.model.name, task.method, time.monotonic() - running.started)
+            self._costs.note(task.model.name, work_of(task), time.monotonic() - running.started)
         if not isinstance(failure, WorkerDied):
             self._release(worker)
 
@@ -285,7 +283,7 @@ class Pool:
         if chore is None:
             self._idle.append(worker)
         else:
-            task = self._in_background(self._do_chores(worker, *chore))
+            task = self._in_background(self._do_chores(worker, chore))
             self._chores.add(task)
             task.add_done_callback(self._chores.discard)
 
@@ -303,7 +301,7 @@ class Pool:
         # A waiting task gets its answer sooner from the other workers, which are warm. Only when there are no others does this one
         # serve before it has loaded its models.
         while len(self._workers) > 1 and not worker.dead and (chore := self._chore(worker)):
-            await self._do_chore(worker, *chore)
+            await self._do_chore(worker, chore)
         self._release(worker)
 
     async def _watch(self, worker: WorkerProcess, born: float) -> None:
@@ -330,35 +328,35 @@ class Pool:
             else:
                 break
 
-    def _chore(self, worker: WorkerProcess) -> tuple[str, ModelRef] | None:
+    def _chore(self, worker: WorkerProcess) -> WarmTask | ForgetTask | None:
         """What a free worker should do: forget a model that was replaced, or load one before it is needed."""
         warm = self._warm[: self.limits.worker.models]
         for ref in warm:
             if ref not in worker.loaded and not self._quarantine.holds(ref):
-                return "warm", ref
+                return WarmTask(ref)
         for ref in worker.loaded:
             if ref not in warm and not self.uses(ref):
-                return "forget", ref
+                return ForgetTask(ref)
         return None
 
-    async def _do_chores(self, worker: WorkerProcess, method: str, ref: ModelRef) -> None:
-        await self._do_chore(worker, method, ref)
+    async def _do_chores(self, worker: WorkerProcess, chore: WarmTask | ForgetTask) -> None:
+        await self._do_chore(worker, chore)
         self._release(worker)
 
-    async def _do_chore(self, worker: WorkerProcess, method: str, ref: ModelRef) -> None:
+    async def _do_chore(self, worker: WorkerProcess, chore: WarmTask | ForgetTask) -> None:
         """A model that fails here is found out when it is asked for; one that crashes or hangs costs this worker."""
-        if method == "warm":
-            worker.loaded.add(ref)
+        if isinstance(chore, WarmTask):
+            worker.loaded.add(chore.model)
         else:
-            worker.loaded.discard(ref)
+            worker.loaded.discard(chore.model)
         try:
             async with asyncio.timeout(self.limits.load_s):
-                await worker.ask(ExplainTask(ref, method))
+                await worker.ask(chore)
         except TimeoutError:
-            self._quarantine.note_crash(ref)
+            self._quarantine.note_crash(chore.model)
             worker.kill()
         except WorkerDied as death:
-            self._bury(ref, death)
+            self._bury(chore.model, death)
         except ExplainError:
             pass
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from onnxplain.facts.tasks import ExplainTask, ModelRef, WorkerLimits
+from onnxplain.facts.tasks import ExplainTask, ModelRef, PredictTask, Task, WorkerLimits
 from onnxplain.workers.channel import Channel
 from onnxplain.workers.frames import Frame
 
@@ -101,12 +101,15 @@ class WorkerProcess:
         code = await self._process.wait()
         return -code if code < 0 else 0
 
-    def ask(self, task: ExplainTask, on_progress: Progress | None = None) -> asyncio.Future[Any]:
+    def ask(self, task: Task, on_progress: Progress | None = None) -> asyncio.Future[Any]:
         """Send one task; its answer to come, or the `ExplainError` that the worker raised, or `WorkerDied`."""
         self._number += 1
         self._answer = asyncio.get_running_loop().create_future()
         self._on_progress = on_progress
-        self._channel.send(Frame("run", self._number, replace(task, body=b""), task.body))
+        body = b""
+        if isinstance(task, ExplainTask | PredictTask):
+            task, body = replace(task, body=b""), task.body
+        self._channel.send(Frame("run", self._number, task, body))
         return self._answer
 
     def cancel(self) -> None:

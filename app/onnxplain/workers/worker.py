@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from onnxplain import logs
 from onnxplain.explain.picture import explain_picture, explainer_model, predict_picture
@@ -27,7 +27,21 @@ from onnxplain.explain.table import predict_table
 from onnxplain.explain.table_methods import TABLES
 from onnxplain.facts.errors import ExplainError, InputTooLarge, MethodNotApplicable
 from onnxplain.facts.methods import METHODS
-from onnxplain.facts.tasks import ARENA_SHARE, ExplainTask, ModelRef, WorkerLimits
+from onnxplain.facts.tasks import (
+    ARENA_SHARE,
+    ExplainerFileTask,
+    ExplainTask,
+    ForgetTask,
+    InspectTask,
+    ModelRef,
+    PictureExplanation,
+    PredictTask,
+    TableExplanation,
+    Task,
+    WarmTask,
+    WorkerLimits,
+    work_of,
+)
 from onnxplain.model import Cancellation, ImageModel, TabularModel, load, load_unoptimised
 from onnxplain.model.runtime.sessions import share_arena
 from onnxplain.workers.frames import Frame, head_of, receive, send
@@ -73,7 +87,7 @@ class Worker:
 
     def _answer(self, frame: Frame) -> bytes:
         """The answer as it goes over the socket."""
-        task: ExplainTask = frame.value
+        task: Task = frame.value
         failure: ExplainError
         try:
             return head_of(Frame("done", frame.number, self._do(task, frame.body, self._reporter(frame.number))))
@@ -83,7 +97,7 @@ class Worker:
             failure = InputTooLarge("The work needs more memory than a worker may use. Send less.")
         except Exception:
             # What nobody foresaw is logged here in full and answered without its text, which may hold addresses or paths.
-            log.exception("method %s on model %s failed", task.method, task.model.name)
+            log.exception("%s on model %s failed", work_of(task), task.model.name)
             failure = ExplainError("Something failed inside the service. It has been logged.")
         return head_of(Frame("error", frame.number, failure))
 
@@ -98,32 +112,28 @@ class Worker:
 
         return report
 
-    def _do(self, task: ExplainTask, body: bytes, report: Callable[[float], None]) -> Any:
-        if task.method == "forget":
+    def _do(self, task: Task, body: bytes, report: Callable[[float], None]) -> Any:
+        if isinstance(task, ForgetTask):
             self._models.pop(task.model, None)
             return None
         if self._limits.probe:
             _bound_memory(task.model)
             load_unoptimised(Path(task.model.path), self._cancellation)
-        task = replace(task, body=body)
         model = self._model(task.model)
-        if task.method == "warm":
-            return None
-        if task.method == "inspect":
-            return model.card
-        if task.method == "predictions":
-            return predict_picture(task, model) if isinstance(model, ImageModel) else predict_table(task, model)
-        if task.method == "explainer-model":
-            return explainer_model(task, model)
-        method = METHODS[task.method]
-        if method.kind != model.card.kind:
-            raise MethodNotApplicable(
-                f"{task.method} explains {'pictures' if method.kind == 'image' else 'tables'}, but model '{model.card.name}' takes "
-                f"{'pictures' if model.card.kind == 'image' else 'tables'}. Use one of: {', '.join(model.card.explainers)}."
-            )
-        if isinstance(model, ImageModel):
-            return explain_picture(task, model, report)
-        return TABLES[task.method](task, model, report)
+        match task:
+            case WarmTask():
+                return None
+            case InspectTask():
+                return model.card
+            case ExplainerFileTask():
+                return explainer_model(task, model)
+            case PredictTask():
+                task = replace(task, body=body)
+                return predict_picture(task, model) if isinstance(model, ImageModel) else predict_table(task, model)
+            case ExplainTask():
+                return _explained(replace(task, body=body), model, report)
+            case _:
+                assert_never(task)
 
     def _model(self, ref: ModelRef) -> ImageModel | TabularModel:
         """The loaded model, from memory where it is; the one not used for longest makes room."""
@@ -141,6 +151,20 @@ class Worker:
             )
         self._models[ref] = model
         return model
+
+
+def _explained(
+    task: ExplainTask, model: ImageModel | TabularModel, report: Callable[[float], None]
+) -> PictureExplanation | TableExplanation:
+    if METHODS[task.method].kind != model.card.kind:
+        takes = {"image": "pictures", "tabular": "tables"}
+        raise MethodNotApplicable(
+            f"{task.method} explains {takes[METHODS[task.method].kind]}, but model '{model.card.name}' takes "
+            f"{takes[model.card.kind]}. Use one of: {', '.join(model.card.explainers)}."
+        )
+    if isinstance(model, ImageModel):
+        return explain_picture(task, model, report)
+    return TABLES[task.method](task, model, report)
 
 
 def _bound_memory(ref: ModelRef) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -563,7 +564,7 @@ def test_the_explainer_file_gives_the_services_own_answer_without_our_code(
     assert np.allclose(scores, model.predict(pictures), atol=1e-6)
     options = ALL[method].options()
     for x, target, heatmap in ((X_WIDE, 2, heatmaps[0]), (other, top, heatmaps[1])):
-        own = picture_maps(ALL[method], model, x, Targets((target,)), options, None, lambda _: None).maps[0]
+        own = picture_maps(ALL[method], model, x, Targets((target,)), options, inf, lambda _: None).maps[0]
         assert np.allclose(heatmap, own, rtol=1e-5, atol=1e-7)
 
 

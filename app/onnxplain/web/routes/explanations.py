@@ -11,7 +11,7 @@ from onnxplain.facts import errors
 from onnxplain.facts.cards import Kind, ModelCard
 from onnxplain.facts.documents import importances_csv, picture_document, table_document
 from onnxplain.facts.methods import METHODS, Method
-from onnxplain.facts.tasks import ExplainTask, ModelRef, PictureExplanation, TableExplanation
+from onnxplain.facts.tasks import Draw, ExplainTask, ModelRef, PictureExplanation, TableExplanation
 from onnxplain.web import examples
 from onnxplain.web.caching import answered
 from onnxplain.web.problems import documented
@@ -44,8 +44,8 @@ def _handler(method: Method) -> Callable[..., Awaitable[Response]]:
                 return _csv(ref, method, answer)
             return json_answer(table_document(ref, method.name, answer, timings_ms))
 
-        limits = service.settings.limits()
-        task = ExplainTask(ref, method.name, sent, body, given, one_picture=wanted == PNG, limits=limits)
+        draw: Draw = "one" if wanted == PNG else "both"
+        task = ExplainTask(ref, method.name, sent, body, given, service.settings.limits(), draw)
         return await answered(request, task, wanted, render)
 
     explain.__name__ = "explain_" + method.name.replace("-", "_")

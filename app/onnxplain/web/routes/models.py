@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from onnxplain.facts import errors
 from onnxplain.facts.documents import predictions_document
 from onnxplain.facts.options import Options
-from onnxplain.facts.tasks import ExplainTask, ModelFile, Predictions
+from onnxplain.facts.tasks import ExplainerFileTask, ModelFile, Predictions, PredictTask
 from onnxplain.registry.registry import Registered
 from onnxplain.web import examples
 from onnxplain.web.caching import answered
@@ -104,7 +104,7 @@ async def predict(request: Request, name: ModelName) -> Response:
     def render(answer: Predictions, started: float) -> Response:
         return json_answer(predictions_document(ref, answer, with_total(answer.timings_ms, started)))
 
-    task = ExplainTask(ref, "predictions", sent, body, given, (), service.settings.limits())
+    task = PredictTask(ref, sent, body, given, service.settings.limits())
     return await answered(request, task, JSON, render)
 
 
@@ -140,7 +140,7 @@ async def get_explainer_file(
     def render(answer: ModelFile, _: float) -> Response:
         return Response(answer.content, media_type=OCTETS)
 
-    task = ExplainTask(ref, "explainer-model", options={"method": method}, limits=service.settings.limits())
+    task = ExplainerFileTask(ref, method)
     return await answered(request, task, OCTETS, render)
 
 
